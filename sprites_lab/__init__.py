@@ -1,0 +1,18 @@
+"""sprites_lab: diffusion on 16x16 sprites, step by step.
+
+A noise predictor is anything you can call as predict_noise(x_t, t). A schedule says how much noise there is; a sampler
+walks from noise to picture by asking a predictor; training makes a predictor good.
+"""
+
+from sprites_lab.errors import LabError
+from sprites_lab.predictors import clamped, conditioned, guided
+from sprites_lab.samplers import Step, ddim, ddpm, final
+from sprites_lab.schedule import NoiseSchedule, cosine_schedule, linear_schedule
+from sprites_lab.training import Progress, TrainingState, noise_loss, train
+from sprites_lab.unet import ContextUnet
+
+__version__ = "0.1.0"
+__all__ = [
+    "ContextUnet", "LabError", "NoiseSchedule", "Progress", "Step", "TrainingState", "clamped", "conditioned",
+    "cosine_schedule", "ddim", "ddpm", "final", "guided", "linear_schedule", "noise_loss", "train",
+]

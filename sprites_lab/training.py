@@ -1,0 +1,157 @@
+"""Training: a network becomes a good noise predictor by guessing the noise in sprites that were noised by chance."""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sprites_lab.errors import LabError
+from sprites_lab.schedule import NoiseSchedule
+
+Loss = Callable[[nn.Module, NoiseSchedule, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class TrainingState:
+    """All that a run needs to go on: the network, its moving average, the optimiser and the number of updates done.
+
+    There is no random state: the chance of update k is a function of (seed, k) alone.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device | str = "cpu"):
+        self.model, self.updates = model.to(device), 0
+        self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.Adam(model.parameters())
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The state as named tensors, in the groups model, average and optimizer."""
+        moments = self.optimizer.state_dict()["state"]
+        flat = {f"{i}/{name}": value for i, fields in moments.items() for name, value in fields.items()}
+        return {"model": self.model.state_dict(), "average": self.average.state_dict(), "optimizer": flat}
+
+    def load(self, tensors: dict[str, dict[str, Tensor]], updates: int) -> None:
+        """Continue from what `tensors` gave; the network must have the same shapes."""
+        self.model.load_state_dict(tensors["model"])
+        self.average.load_state_dict(tensors["average"])
+        whole = self.optimizer.state_dict()
+        whole["state"] = {}
+        for key, value in tensors["optimizer"].items():
+            index, name = key.split("/")
+            whole["state"].setdefault(int(index), {})[name] = value.clone()
+        self.optimizer.load_state_dict(whole)
+        self.updates = updates
+
+
+class Progress(NamedTuple):
+    """What `train` tells after each update: how many are done, the epoch (from 0), the loss and the learning rate used."""
+
+    updates: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    last_of_epoch: bool
+
+
+def noise_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error between the noise and the network's guess at it, one number (Ho et al. 2020, equation 14)."""
+    return nn.functional.mse_loss(model(schedule.add_noise(x0, t, noise), t, context).to(noise), noise)
+
+
+def drop_context(context: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Forget each row of context (B, K) with the given probability: zeros mean "no context" (Ho and Salimans 2022)."""
+    kept = torch.rand(len(context), 1, generator=generator) >= probability
+    return context * kept.to(context)
+
+
+def train(
+    state: TrainingState,
+    schedule: NoiseSchedule,
+    sprites: Tensor,
+    contexts: Tensor,
+    epochs: int = 32,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    context_dropout: float = 0.1,
+    average_decay: float = 0.999,
+    seed: int = 0,
+    loss: Loss = noise_loss,
+    autocast: torch.dtype | None = None,
+) -> Iterator[Progress]:
+    """Train state.model with the course's recipe, yielding after each update; the model is then in eval mode.
+
+    sprites (N, 3, 16, 16) in [-1, 1] and contexts (N, K), on the device of the model. Every epoch goes once through the
+    sprites in a new order; Adam's learning rate falls linearly to 0, epoch by epoch. Goes on where state.updates says.
+    """
+    check_recipe(sprites, contexts, epochs, batch_size, learning_rate, context_dropout, average_decay)
+    per_epoch = -(-len(sprites) // batch_size)
+    for update in range(state.updates, epochs * per_epoch):
+        epoch, position = divmod(update, per_epoch)
+        rate = learning_rate * (1 - epoch / epochs)
+        order = torch.randperm(len(sprites), generator=seeded(seed, epoch, 0))
+        rows = order[position * batch_size : (position + 1) * batch_size].to(sprites.device)
+        value = take_step(state, schedule, sprites[rows], contexts[rows], rate, context_dropout, seeded(seed, update, 1), loss, autocast)
+        # early on the average forgets fast, so that it does not remember the untrained network
+        update_average(state.average, state.model, min(average_decay, (1 + update) / (10 + update)))
+        state.updates = update + 1
+        yield Progress(state.updates, epoch, value, rate, position == per_epoch - 1)
+
+
+def take_step(
+    state: TrainingState, schedule: NoiseSchedule, x0: Tensor, context: Tensor, learning_rate: float, context_dropout: float,
+    generator: torch.Generator, loss: Loss = noise_loss, autocast: torch.dtype | None = None,
+) -> float:
+    """One update on one batch; returns its loss. A loss that is no number stops here, before it can harm the weights."""
+    context = drop_context(context, context_dropout, generator)
+    t = torch.randint(1, schedule.timesteps + 1, (len(x0),), generator=generator).to(x0.device)
+    noise = torch.randn(x0.shape, generator=generator).to(x0)
+    state.model.train()
+    try:
+        with torch.autocast(x0.device.type, autocast, enabled=autocast is not None):
+            value = loss(state.model, schedule, x0, context, t, noise)
+        if not value.isfinite():
+            raise LabError(f"the loss became {value.item()} at update {state.updates + 1}; the weights before it are kept. Try a smaller learning_rate")
+        state.optimizer.param_groups[0]["lr"] = learning_rate
+        state.optimizer.zero_grad()
+        value.backward()
+        state.optimizer.step()
+    finally:
+        state.model.eval()
+    return value.item()
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the average towards the model: decay * average + (1 - decay) * model, batch-norm statistics included."""
+    for ours, theirs in zip(average.state_dict().values(), model.state_dict().values()):
+        if ours.is_floating_point():
+            ours.lerp_(theirs, 1 - decay)
+        else:
+            ours.copy_(theirs)  # counters have no average
+
+
+def seeded(*key: int) -> torch.Generator:
+    """A CPU generator whose numbers follow from whole numbers alone: (seed, update, purpose)."""
+    state = 0
+    for number in key:  # SplitMix64, so that neighbouring keys have nothing in common
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & (1 << 64) - 1
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
+        state ^= state >> 31
+    return torch.Generator().manual_seed(state >> 1)
+
+
+def check_recipe(
+    sprites: Tensor, contexts: Tensor, epochs: int, batch_size: int, learning_rate: float, context_dropout: float, average_decay: float
+) -> None:
+    """LabError for a recipe that cannot be meant."""
+    if len(sprites) != len(contexts) or not len(sprites):
+        raise LabError(f"{len(sprites)} sprites with {len(contexts)} contexts: there must be one context for each sprite, and at least one sprite")
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise LabError(f"{name} is {value!r}, but must be a whole number of at least 1")
+    if not 0 < learning_rate < float("inf"):
+        raise LabError(f"learning_rate is {learning_rate}, but must be above 0 (the course uses 0.001)")
+    for name, value in (("context_dropout", context_dropout), ("average_decay", average_decay)):
+        if not 0 <= value <= 1:
+            raise LabError(f"{name} is {value}, but must lie between 0 and 1")

@@ -1,0 +1,105 @@
+"""The network that looks at a noisy sprite and says which part of it is noise."""
+
+import torch
+from torch import Tensor, nn
+
+from sprites_lab.errors import LabError
+
+
+class ConvBlock(nn.Module):
+    """Two times (3x3 convolution, batch norm, GELU): (B, in, h, w) -> (B, out, h, w).
+
+    With `residual`, the input is added through a 1x1 convolution and the sum divided by the original's 1.414.
+    """
+
+    def __init__(self, in_features: int, out_features: int, residual: bool = False):
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv2d(in_features, out_features, 3, padding=1), nn.BatchNorm2d(out_features), nn.GELU())
+        self.conv2 = nn.Sequential(nn.Conv2d(out_features, out_features, 3, padding=1), nn.BatchNorm2d(out_features), nn.GELU())
+        self.shortcut = nn.Conv2d(in_features, out_features, 1) if residual else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv2(self.conv1(x))
+        return out if self.shortcut is None else (self.shortcut(x) + out) / 1.414
+
+
+class Embedding(nn.Module):
+    """A few numbers per picture (B, in) as an image of features (B, out, 1, 1)."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(in_features, out_features), nn.GELU(), nn.Linear(out_features, out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)[:, :, None, None]
+
+
+class ContextUnet(nn.Module):
+    """The course's U-Net, a noise predictor (after Pearce, Conditional_Diffusion_MNIST; Ronneberger et al. 2015).
+
+    Call it with x_t (B, channels, height, height), t (B,) integers 1..timesteps and context (B, context_size) or None
+    for "no context"; it answers the predicted noise, in the shape of x_t. At the defaults: 1,481,027 parameters.
+    """
+
+    def __init__(self, features: int = 64, context_size: int = 5, height: int = 16, channels: int = 3, timesteps: int = 500):
+        super().__init__()
+        check_sizes(features, context_size, height, channels, timesteps)
+        self.settings = dict(features=features, context_size=context_size, height=height, channels=channels, timesteps=timesteps)
+        f = features
+        self.init_conv = ConvBlock(channels, f, residual=True)
+        self.down1 = nn.Sequential(ConvBlock(f, f), ConvBlock(f, f), nn.MaxPool2d(2))
+        self.down2 = nn.Sequential(ConvBlock(f, 2 * f), ConvBlock(2 * f, 2 * f), nn.MaxPool2d(2))
+        self.to_vector = nn.Sequential(nn.AvgPool2d(height // 4), nn.GELU())
+        self.time_embed1, self.time_embed2 = Embedding(1, 2 * f), Embedding(1, f)
+        self.context_embed1, self.context_embed2 = Embedding(context_size, 2 * f), Embedding(context_size, f)
+        self.up0 = nn.Sequential(nn.ConvTranspose2d(2 * f, 2 * f, height // 4, height // 4), nn.GroupNorm(8, 2 * f), nn.ReLU())
+        self.up1 = nn.Sequential(nn.ConvTranspose2d(4 * f, f, 2, 2), ConvBlock(f, f), ConvBlock(f, f))
+        self.up2 = nn.Sequential(nn.ConvTranspose2d(2 * f, f, 2, 2), ConvBlock(f, f), ConvBlock(f, f))
+        self.out = nn.Sequential(
+            nn.Conv2d(2 * f, f, 3, padding=1), nn.GroupNorm(8, f), nn.ReLU(), nn.Conv2d(f, channels, 3, padding=1)
+        )
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the pictures that it reads."""
+        return self.settings["channels"], self.settings["height"], self.settings["height"]
+
+    def forward(self, x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        time, context = self.check_inputs(x_t, t, context)
+        skip0 = self.init_conv(x_t)
+        skip1 = self.down1(skip0)
+        skip2 = self.down2(skip1)
+        up = self.up0(self.to_vector(skip2))
+        # context multiplies, time adds: the same features, with another emphasis
+        up = self.context_embed1(context) * up + self.time_embed1(time)
+        up = self.up1(torch.cat([up, skip2], 1))
+        up = self.context_embed2(context) * up + self.time_embed2(time)
+        up = self.up2(torch.cat([up, skip1], 1))
+        return self.out(torch.cat([up, skip0], 1))
+
+    def check_inputs(self, x_t: Tensor, t: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Time as t/T (B, 1) and context (B, context_size), zeros for None; LabError where a shape cannot be meant."""
+        s, batch = self.settings, len(x_t)
+        shape = (batch, s["channels"], s["height"], s["height"])
+        if tuple(x_t.shape) != shape:
+            raise LabError(f"pictures have the shape {tuple(x_t.shape)}, but this network reads {('B', *shape[1:])}")
+        if t.shape not in ((), (1,), (batch,)):
+            raise LabError(f"t has the shape {tuple(t.shape)}, but must be ({batch},): one timestep for each picture")
+        if context is None:
+            context = x_t.new_zeros(batch, s["context_size"])
+        if tuple(context.shape) != (batch, s["context_size"]):
+            raise LabError(
+                f"context has the shape {tuple(context.shape)}, but must be ({batch}, {s['context_size']}): "
+                "one row for each picture, one number for each class"
+            )
+        return (t / s["timesteps"]).to(x_t.dtype).expand(batch)[:, None], context.to(x_t.dtype)
+
+
+def check_sizes(features: int, context_size: int, height: int, channels: int, timesteps: int) -> None:
+    """LabError where a size is none that this architecture can serve."""
+    if height % 4 or not 4 <= height <= 256:
+        raise LabError(f"height is {height}, but the network halves pictures twice: use a multiple of 4 from 4 to 256 (4, 8, 12, 16, 20, …)")
+    if features % 8 or not 8 <= features <= 1024:
+        raise LabError(f"features is {features}, but must be a multiple of 8 from 8 to 1024 (its norm layers have 8 groups)")
+    if min(context_size, channels, timesteps) < 1:
+        raise LabError(f"context_size, channels and timesteps must be at least 1, got {context_size}, {channels}, {timesteps}")
