@@ -1,0 +1,259 @@
+"""Networks and training runs on disk: one safetensors file with its schedule, checked when read, never half written.
+
+A file holds named tensors in groups (`model/…`, `average/…`, `optimizer/…`, `schedule/beta`) and, in its header, facts as
+JSON under `sprites_lab` and a SHA-256 over facts and tensors under `sha256`, since safetensors itself has no checksum.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load as read_safetensors
+from safetensors.torch import save as write_safetensors
+from torch import Tensor
+
+from sprites_lab.errors import LabError
+from sprites_lab.schedule import NoiseSchedule, from_beta
+from sprites_lab.unet import ContextUnet
+
+FORMAT = 1
+MAX_BYTES, MAX_HEADER, MAX_VALUES = 1 << 30, 1 << 20, 1 << 28
+Groups = dict[str, dict[str, Tensor]]
+
+
+class Checkpoint(NamedTuple):
+    """What a file holds: a fresh network in eval mode, its schedule, the facts of the header, and all tensors by group."""
+
+    model: ContextUnet
+    schedule: NoiseSchedule
+    facts: dict[str, Any]
+    groups: Groups
+
+
+def save(path: str | Path, groups: Groups, model: ContextUnet, schedule: NoiseSchedule, facts: dict[str, Any], half: bool = False) -> None:
+    """Write a file that holds the old content or the new, never a part: groups of tensors, the sizes of `model`, facts.
+
+    With `half`, the weights are stored as float16 (half the size; float32 again when loaded).
+    """
+    tensors = {f"{group}/{name}": prepare(t, half) for group, named in groups.items() for name, t in named.items()}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise LabError(f"{path} was not written: the tensor {name} holds values that are no finite numbers; the last good file is kept")
+    tensors["schedule/beta"] = schedule.beta
+    facts = {"format": FORMAT, "network": model.settings, "schedule": schedule.name, "predicts": "noise", **facts}
+    text = json.dumps(facts, sort_keys=True, allow_nan=False)
+    write_bytes(Path(path), write_safetensors(tensors, {"sprites_lab": text, "sha256": digest(text, tensors)}))
+
+
+def prepare(tensor: Tensor, half: bool) -> Tensor:
+    """A contiguous copy on the CPU, as float16 on request."""
+    tensor = tensor.detach().cpu()
+    return (tensor.half() if half and tensor.is_floating_point() else tensor).clone().contiguous()
+
+
+def digest(text: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the facts and, by sorted name, the name, type, shape and bytes of every tensor."""
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace the file in one move: a temporary file beside it, flushed to the disk, takes its name."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise LabError(f"cannot write {path} ({len(data):,} bytes): {error.strerror or error}; choose another place with --out, or make room") from error
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it is there and can be deleted."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the new name itself durable (where the system can open folders)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def load(path: str | Path, group: str | None = None) -> Checkpoint:
+    """Read a file through every gate (size, header, network, tensors, checksum, values) and build its network.
+
+    The network's weights are `group`: by default the moving average where the file has one, else the model.
+    """
+    path = Path(path)
+    data = read_bytes(path)
+    facts, sha = read_header(path, data)
+    model = build(path, facts)
+    try:
+        tensors = read_safetensors(data)
+    except Exception as error:
+        raise LabError(f"{path} is damaged: its tensors cannot be read ({error}). Copy or download it again") from error
+    if digest(json.dumps(facts, sort_keys=True), tensors) != sha:
+        raise LabError(f"{path} is damaged: its checksum does not match. Copy or download it again")
+    groups: Groups = {}
+    for name, tensor in tensors.items():
+        first, _, rest = name.partition("/")
+        groups.setdefault(first, {})[rest] = tensor.float() if tensor.dtype == torch.float16 else tensor
+    group = group or ("average" if "average" in groups else "model")
+    fill(path, model, groups, group)
+    return Checkpoint(model.eval(), read_schedule(path, groups, facts), facts, groups)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file, once: what is checked is what is loaded."""
+    if not path.exists():
+        raise LabError(f"there is no weights file {path}; the shipped ones are in weights/, and `python -m sprites_lab train` makes new ones")
+    if not path.is_file():
+        raise LabError(f"{path} is no file; give the path of a .safetensors file")
+    if not 8 < path.stat().st_size <= MAX_BYTES:
+        raise LabError(f"{path} has {path.stat().st_size:,} bytes; a weights file has more than 8 and at most {MAX_BYTES:,}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LabError(f"cannot read {path}: {error.strerror or error}") from error
+    start = data[:512].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head")):
+        raise LabError(f"{path} is an HTML page, not weights; download the raw file")
+    if start.startswith(b"version https://git-lfs"):
+        raise LabError(f"{path} is a Git LFS pointer, not weights; run `git lfs pull`")
+    if start.startswith(b"pk"):
+        raise LabError(f"{path} is a zip archive (perhaps a .pth file), not safetensors")
+    return data
+
+
+def read_header(path: Path, data: bytes) -> tuple[dict[str, Any], str]:
+    """The facts and the checksum of a file of ours, from its header alone."""
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= min(MAX_HEADER, len(data) - 8):
+        raise LabError(f"{path} is no safetensors file, or only the start of one (its header would have {length:,} bytes, the file has {len(data):,})")
+    try:
+        header = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=unique)
+        metadata = header["__metadata__"]
+        facts, sha = json.loads(metadata["sprites_lab"]), metadata["sha256"]
+        version = int(facts["format"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise LabError(f"{path} was not written by sprites_lab, or its header is damaged") from error
+    if version > FORMAT:
+        raise LabError(f"{path} has format {version}, this sprites_lab reads up to {FORMAT}: update sprites_lab")
+    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    if 8 + length + end != len(data):
+        raise LabError(f"{path} is cut off or has grown: its header speaks of {8 + length + end:,} bytes, the file has {len(data):,}")
+    return facts, sha
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, refused if it names a key twice."""
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return dict(pairs)
+
+
+def build(path: Path, facts: dict[str, Any]) -> ContextUnet:
+    """A fresh network of the sizes in the header, once they are known to be sensible."""
+    try:
+        settings = {name: facts["network"][name] for name in ("features", "context_size", "height", "channels", "timesteps")}
+        if not all(type(value) is int and 1 <= value <= 100_000 for value in settings.values()):
+            raise LabError("a size is no whole number from 1 to 100000")
+        with torch.device("meta"):  # shapes without memory
+            values = sum(p.numel() for p in ContextUnet(**settings).parameters())
+        if values > MAX_VALUES:
+            raise LabError(f"the network would hold {values:,} numbers")
+        return ContextUnet(**settings)
+    except (LabError, KeyError, TypeError) as error:
+        raise LabError(f"{path}: its header describes no network that sprites_lab can build ({error})") from error
+
+
+def fill(path: Path, model: ContextUnet, groups: Groups, group: str) -> None:
+    """Put one group of tensors into the fresh network, after checking every name, shape and value."""
+    if group not in groups:
+        raise LabError(f"{path} holds no weights '{group}'; it has: {', '.join(sorted(groups))}")
+    expected, found = model.state_dict(), groups[group]
+    faults = [f"missing {name}" for name in expected if name not in found]
+    faults += [f"unexpected {name}" for name in found if name not in expected]
+    faults += [
+        f"{name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and (found[name].shape != tensor.shape or found[name].is_floating_point() != tensor.is_floating_point())
+    ]
+    faults += [f"{name} holds no finite numbers" for name, t in found.items() if t.is_floating_point() and not t.isfinite().all()]
+    if faults:
+        raise LabError(f"{path} does not fit its network: {'; '.join(faults[:5])}{'; …' if len(faults) > 5 else ''}")
+    model.load_state_dict(found)
+
+
+def read_schedule(path: Path, groups: Groups, facts: dict[str, Any]) -> NoiseSchedule:
+    """The schedule that the file was trained with, from its own table."""
+    try:
+        schedule = from_beta(groups["schedule"]["beta"], str(facts["schedule"]))
+    except (KeyError, LabError) as error:
+        raise LabError(f"{path} holds no usable noise schedule ({error})") from error
+    if schedule.timesteps != facts["network"]["timesteps"]:
+        raise LabError(f"{path}: its schedule has {schedule.timesteps} timesteps, its network {facts['network']['timesteps']}")
+    return schedule
+
+
+def step_path(folder: Path, updates: int) -> Path:
+    """Where a run keeps its state after so many updates."""
+    return folder / f"step-{updates:08d}.safetensors"
+
+
+def latest(folder: str | Path) -> Path | None:
+    """The newest checkpoint of a run that passes every gate, or None."""
+    steps = sorted((p for p in Path(folder).glob("step-*.safetensors") if re.fullmatch(r"step-\d+", p.stem)), reverse=True)
+    for path in steps:
+        try:
+            load(path)
+            return path
+        except LabError:
+            continue
+    return None
+
+
+def tidy(folder: str | Path, keep: int = 2) -> None:
+    """Keep the newest checkpoints of a run and remove temporary files of processes that no longer run."""
+    folder = Path(folder)
+    for path in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+        remove(path)
+    for path in folder.glob(".*.tmp"):
+        match = re.search(r"\.(\d+)-[0-9a-f]+\.tmp$", path.name)
+        if match and not is_running(int(match[1])):
+            remove(path)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this number exists (on Windows always yes: its files are then left alone)."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

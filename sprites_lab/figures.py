@@ -1,0 +1,187 @@
+"""Pictures and charts for the notebooks: tensors in [-1, 1] become PNGs of a fixed size, all scaled in the same way.
+
+Every function returns an IPython Image with a text alternative. Values outside [-1, 1] are clipped, never stretched.
+"""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from sprites_lab.errors import LabError
+
+GUTTER = 128  # mid grey, visible on light and on dark pages
+COLOURS = ("#3c68d0", "#e87828", "#38a850", "#c8303c", "#7048c0", "#208c8c", "#84388c", "#7c4c30")
+
+
+class Figure:
+    """A PNG (or animated PNG) that a notebook shows; `data` are its bytes, `alt` says what is on it."""
+
+    def __init__(self, data: bytes, alt: str):
+        self.data, self.alt = data, alt
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> tuple[dict, dict]:
+        """What IPython asks for: the picture, with its text alternative."""
+        import base64
+
+        return {"image/png": base64.b64encode(self.data).decode(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+
+    def save(self, path: str) -> None:
+        """Write the PNG to a file."""
+        with open(path, "wb") as file:
+            file.write(self.data)
+
+
+def show_grid(
+    pictures: Tensor, columns: int = 8, zoom: int = 4, rows: Sequence[str] = (), titles: Sequence[str] = (), alt: str = "a grid of sprites"
+) -> Figure:
+    """Pictures (N, 3, H, W) in rows of `columns`, each pixel `zoom` wide; names for the rows and titles for the columns."""
+    return Figure(png(label_grid(tile(pictures, columns, zoom), pictures.shape[-1] * zoom + 2, rows, titles)), alt)
+
+
+def film_strip(frames: Sequence[Tensor], titles: Sequence[str], zoom: int = 4, rows: Sequence[str] = (), alt: str = "a film strip") -> Figure:
+    """One column per moment, one row per picture: frames are batches (B, 3, H, W) of the same pictures."""
+    if len(frames) != len(titles):
+        raise LabError(f"{len(frames)} frames with {len(titles)} titles: give each frame its title, such as 't=400'")
+    return show_grid(torch.stack(list(frames), 1).flatten(0, 1), len(frames), zoom, rows, titles, alt)
+
+
+def animate(
+    frames: Sequence[Tensor], captions: Sequence[str] = (), columns: int = 8, zoom: int = 3, milliseconds: int = 150, alt: str = "an animation"
+) -> Figure:
+    """Batches (B, 3, H, W) one after the other as an animated PNG, each with its caption; the last one stays longer."""
+    return Figure(animation(frames, "PNG", captions, columns, zoom, milliseconds), alt)
+
+
+def animation(
+    frames: Sequence[Tensor], kind: str, captions: Sequence[str] = (), columns: int = 8, zoom: int = 3, milliseconds: int = 150
+) -> bytes:
+    """The bytes of an animated PNG or GIF (`kind`) that shows the batches one after the other, endlessly."""
+    captions = captions or [""] * len(frames)
+    images = [label_grid(tile(f, columns, zoom), f.shape[-1] * zoom + 2, (), (caption,) if caption else ()) for f, caption in zip(frames, captions)]
+    images = [image.quantize(64, dither=Image.Dither.NONE) for image in images]
+    times = [milliseconds] * (len(images) - 1) + [10 * milliseconds]
+    buffer = io.BytesIO()
+    images[0].save(buffer, kind, save_all=True, append_images=images[1:], duration=times, loop=0)
+    return buffer.getvalue()
+
+
+def tile(pictures: Tensor, columns: int, zoom: int) -> Image.Image:
+    """A sheet of pictures with a grey gutter of 2 pixels between them and around."""
+    from torchvision.utils import make_grid
+
+    clipped = pictures.detach().float().cpu().clamp(-1, 1)
+    large = clipped.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    sheet = make_grid((large + 1) / 2, nrow=min(columns, len(pictures)), padding=2, pad_value=GUTTER / 255)
+    return Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def label_grid(sheet: Image.Image, cell: int, rows: Sequence[str], titles: Sequence[str]) -> Image.Image:
+    """The sheet with names left of its rows and titles above its columns, on white."""
+    font = ImageFont.load_default(12)
+    left = max((int(font.getlength(name)) + 10 for name in rows), default=0)
+    top = 18 if titles else 0
+    right = max([sheet.width] + [i * cell + 3 + int(font.getlength(title)) for i, title in enumerate(titles)])
+    page = Image.new("RGB", (left + right, top + sheet.height), "white")
+    page.paste(sheet, (left, top))
+    pen = ImageDraw.Draw(page)
+    for i, title in enumerate(titles):
+        pen.text((left + 2 + i * cell, 2), title, "black", font)
+    for i, name in enumerate(rows):
+        pen.text((4, top + i * cell + cell // 2 - 6), name, "black", font)
+    return page
+
+
+def png(image: Image.Image) -> bytes:
+    """The bytes of a PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def show_lines(
+    lines: dict[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, title: str = "", log_y: bool = False,
+    marks: dict[str, float] | None = None, levels: dict[str, float] | None = None, alt: str = "",
+) -> Figure:
+    """A chart of named lines (xs, ys); dotted vertical `marks` and horizontal `levels` with their names."""
+    figure, axes = new_chart(x, y, title)
+    for i, (name, (xs, ys)) in enumerate(lines.items()):
+        axes.plot(np.asarray(xs), np.asarray(ys), label=name, color=COLOURS[i % len(COLOURS)], marker="o" if len(xs) <= 12 else None)
+    for name, place in (marks or {}).items():
+        axes.axvline(place, color="grey", linestyle=":")
+        axes.annotate(name, (place, 0.99), xycoords=("data", "axes fraction"), rotation=90, va="top", ha="right", fontsize=8, color="dimgrey")
+    for name, place in (levels or {}).items():
+        axes.axhline(place, color="grey", linestyle=":")
+        axes.annotate(name, (0.01, place), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="dimgrey")
+    if log_y:
+        axes.set_yscale("log")
+    if len(lines) > 1:
+        axes.legend(frameon=False, fontsize=9)
+    return finish_chart(figure, alt or title)
+
+
+def show_bars(groups: dict[str, Sequence[float]], names: Sequence[str], y: str, title: str = "", alt: str = "") -> Figure:
+    """A bar chart: for each name on the x axis one bar of every group."""
+    figure, axes = new_chart("", y, title)
+    width = 0.8 / len(groups)
+    for i, (group, values) in enumerate(groups.items()):
+        places = np.arange(len(names)) - 0.4 + width * (i + 0.5)
+        axes.bar(places, values, width * 0.92, label=group, color=COLOURS[i % len(COLOURS)])
+    axes.set_xticks(range(len(names)), names)
+    if len(groups) > 1:
+        axes.legend(frameon=False, fontsize=9)
+    return finish_chart(figure, alt or title)
+
+
+def show_histograms(samples: dict[str, Tensor], x: str, title: str = "", alt: str = "") -> Figure:
+    """Histograms of values side by side, each under the standard normal curve."""
+    import matplotlib.pyplot as plt
+
+    figure, all_axes = plt.subplots(1, len(samples), figsize=(7, 3), dpi=100, layout="constrained", sharey=True, squeeze=False)
+    curve = np.linspace(-4, 4, 200)
+    for i, (axes, (name, values)) in enumerate(zip(all_axes[0], samples.items())):
+        axes.hist(values.flatten().numpy(), bins=60, range=(-4, 4), density=True, color=COLOURS[i], alpha=0.6)
+        axes.plot(curve, np.exp(-(curve**2) / 2) / np.sqrt(2 * np.pi), color="black", linewidth=1)
+        axes.set(xlabel=x, title=name)
+    figure.suptitle(title)
+    return finish_chart(figure, alt or title)
+
+
+def show_blocks(shapes: dict[str, tuple[int, int]], skips: Sequence[tuple[str, str]], title: str = "", alt: str = "") -> Figure:
+    """A network as bars from left to right: name -> (features, height in pixels); width grows with features; skips as arrows."""
+    figure, axes = new_chart("", "height in pixels", title)
+    place, middle = 0.0, {}
+    for name, (features, height) in shapes.items():
+        width = 0.25 + features / 128
+        axes.bar(place + width / 2, height, width, color=COLOURS[0], alpha=0.75)
+        axes.text(place + width / 2, height + 0.3, f"{name}\n{features}x{height}x{height}", ha="center", fontsize=7)
+        middle[name] = place + width / 2
+        place += width + 0.45
+    for start, end in skips:
+        drop = -1.2 - 0.35 * shapes[start][1] / 4
+        axes.annotate("", (middle[end], 0), (middle[start], 0), arrowprops=dict(arrowstyle="->", color=COLOURS[1], connectionstyle=f"bar,fraction={drop / (middle[end] - middle[start]):.3f}"))
+    axes.set(xticks=[], ylim=(-5, max(height for _, height in shapes.values()) + 3))
+    return finish_chart(figure, alt or title)
+
+
+def new_chart(x: str, y: str, title: str) -> tuple:
+    """An empty matplotlib figure and its axes, 7 x 3 inches."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3), dpi=100, layout="constrained")
+    axes.set(xlabel=x, ylabel=y, title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def finish_chart(figure: object, alt: str) -> Figure:
+    """The chart as a PNG of fixed size; matplotlib forgets it."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    plt.close(figure)
+    return Figure(buffer.getvalue(), alt)

@@ -1,0 +1,104 @@
+"""What a notebook or a command needs around the algorithms: device, scale, starting noise, progress bars, shipped weights."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from sprites_lab import checkpoints
+from sprites_lab.errors import LabError
+
+T = TypeVar("T")
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+FINAL = WEIGHTS / "sprites.safetensors"
+SNAPSHOTS = (0, 4, 8, 31)
+
+
+def static() -> bool:
+    """Whether outputs are for a page (tests, book) and not for a person at the keyboard: no bars, no widgets."""
+    return os.environ.get("SPRITES_LAB_STATIC") == "1"
+
+
+def scale(quick: T, full: T) -> T:
+    """One of two settings, chosen by the environment variable SPRITES_LAB_SCALE (quick or full; quick by default)."""
+    name = os.environ.get("SPRITES_LAB_SCALE", "quick")
+    if name not in ("quick", "full"):
+        raise LabError(f"SPRITES_LAB_SCALE is '{name}', but must be quick or full")
+    return full if name == "full" else quick
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to work on: cuda, mps or cpu by name, or the best one here for "auto"."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, available in there.items() if available))
+    if name.partition(":")[0] not in there:
+        raise LabError(f"there is no device '{name}'; choose auto, cpu, cuda or mps")
+    if not there[name.partition(":")[0]]:
+        raise LabError(f"--device {name}: this computer has no usable {name}; use --device cpu (or auto)")
+    return torch.device(name)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the device multiplies it faster than float32, else None (for the argument `autocast`)."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    if device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", bool)():  # without AMX, bfloat16 is far slower on a CPU
+        return torch.bfloat16
+    return None
+
+
+def picture_generator(seed: int, number: int) -> torch.Generator:
+    """The CPU generator of picture `number`: its noise depends on (seed, number) alone, in any batch."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + number)
+
+
+def starting_noise(count: int = 32, seed: int = 0, size: int = 16, device: torch.device | str = "cpu") -> Tensor:
+    """x_T, the standard normal noise (count, 3, size, size) that all chapters start from; the same on every device."""
+    return torch.stack([torch.randn(3, size, size, generator=picture_generator(seed, i)) for i in range(count)]).to(device)
+
+
+def load_weights(path: str | Path = FINAL, device: torch.device | str = "cpu") -> checkpoints.Checkpoint:
+    """A trained network with its schedule: the shipped final one, or any file of ours."""
+    found = checkpoints.load(path)
+    found.model.to(device)
+    return found
+
+
+def load_snapshot(epoch: int, device: torch.device | str = "cpu") -> checkpoints.Checkpoint:
+    """The shipped network as it was after epoch 0, 4, 8 or 31 of its training."""
+    if epoch not in SNAPSHOTS:
+        raise LabError(f"there is no snapshot of epoch {epoch}; there are: {', '.join(map(str, SNAPSHOTS))}")
+    return load_weights(WEIGHTS / f"epoch-{epoch:02d}.safetensors", device)
+
+
+def progress(steps: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
+    """Pass the steps through with a progress bar: live at a keyboard, silent where outputs are stored."""
+    from tqdm.auto import tqdm
+
+    return iter(tqdm(steps, total=total, desc=label, leave=False, disable=static()))
+
+
+def whole_steps(steps: Iterator[T]) -> Iterator[T]:
+    """Pass the steps through so that Ctrl-C waits for the step that is running: what was reported is never half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield from steps
+        return
+    while True:
+        asked = []
+        before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+        try:
+            step = next(steps, None)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if step is not None:
+            yield step
+        if asked:
+            raise KeyboardInterrupt
+        if step is None:
+            return

@@ -1,0 +1,145 @@
+"""A training run in a folder: checkpoints that survive a kill, resume, snapshots of some epochs, a log."""
+
+import csv
+import hashlib
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from sprites_lab import __version__, checkpoints
+from sprites_lab.data import SPRITES, SpriteSet, load_sprites
+from sprites_lab.errors import LabError
+from sprites_lab.lab import fast_dtype
+from sprites_lab.schedule import NoiseSchedule, linear_schedule
+from sprites_lab.training import Progress, TrainingState, train
+from sprites_lab.unet import ContextUnet
+
+FINAL = "sprites.safetensors"
+RECIPE: dict[str, Any] = dict(
+    epochs=32, batch_size=100, learning_rate=1e-3, context_dropout=0.1, average_decay=0.999, seed=0, features=64, timesteps=500,
+    precision="auto",
+)
+
+
+class Run(NamedTuple):
+    """A run that is ready to go on: its folder, recipe, data, schedule and state."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    sprites: SpriteSet
+    sprites_sha256: str
+    schedule: NoiseSchedule
+    state: TrainingState
+    device: torch.device
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """How many updates go once through the training split."""
+        return -(-len(self.sprites.train) // self.recipe["batch_size"])
+
+    @property
+    def total(self) -> int:
+        """How many updates the whole run has."""
+        return self.recipe["epochs"] * self.updates_per_epoch
+
+
+def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: str | Path | None = None, **chosen: Any) -> Run:
+    """Start a run in an empty folder, or go on with the newest readable checkpoint of a folder.
+
+    `chosen` are the entries of RECIPE that differ from the defaults; a resumed run keeps the recipe it began with.
+    """
+    folder, path = Path(folder), Path(sprites or SPRITES)
+    newest = checkpoints.latest(folder) if folder.is_dir() else None
+    if newest and not resume:
+        raise LabError(f"{folder} already holds a run ({newest.name}); add --resume to go on with it, or choose another folder with --out")
+    if resume and not newest:
+        raise LabError(f"{folder} holds no readable checkpoint to resume from; start without --resume")
+    if (folder / FINAL).exists() and not resume:
+        raise LabError(f"{folder} already holds a finished network ({FINAL}); choose another folder with --out")
+    found, data = checkpoints.load(newest, "model") if newest else None, load_sprites(path)
+    recipe = continued_recipe(found.facts, chosen, newest) if found else RECIPE | chosen
+    sha = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found and found.facts["sprites_sha256"] != sha:
+        raise LabError(f"{newest} was trained on other sprites than {path}; give the same file with --sprites, or start a new run")
+    schedule = found.schedule if found else linear_schedule(recipe["timesteps"])
+    state = TrainingState(found.model if found else fresh_network(recipe, data), device=device)
+    if found:
+        state.load(found.groups, found.facts["updates"])
+    return Run(folder, recipe, data, sha, schedule, state, device)
+
+
+def continued_recipe(facts: dict[str, Any], chosen: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The recipe in a checkpoint; a LabError if the caller asks for another one."""
+    for name, value in chosen.items():
+        if facts["recipe"].get(name) != value:
+            raise LabError(f"{path} was trained with {name}={facts['recipe'].get(name)}, not {value}: a resumed run keeps its recipe; leave the option out")
+    return facts["recipe"]
+
+
+def fresh_network(recipe: dict[str, Any], sprites: SpriteSet) -> ContextUnet:
+    """An untrained network whose first weights follow from the seed alone; the global random state is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe["seed"])
+        return ContextUnet(recipe["features"], len(sprites.class_names), sprites.sprites.shape[1], timesteps=recipe["timesteps"])
+
+
+def go(run: Run, save_every: int = 200) -> Iterator[Progress]:
+    """Train to the end, yielding each update; a checkpoint every `save_every` updates, snapshots, and the final network.
+
+    Whoever stops early (Ctrl-C, closing the generator) gets a checkpoint of the last whole update.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    checkpoints.tidy(run.folder)
+    data, recipe, saved, losses, began = run.sprites.train, run.recipe, run.state.updates, [], time.monotonic()
+    autocast = fast_dtype(run.device) if recipe["precision"] == "auto" else None
+    steps = train(
+        run.state, run.schedule, data.pictures(run.device), data.contexts(run.device), recipe["epochs"], recipe["batch_size"],
+        recipe["learning_rate"], recipe["context_dropout"], recipe["average_decay"], recipe["seed"], autocast=autocast,
+    )
+    try:
+        for progress in steps:
+            losses.append(progress.loss)
+            if progress.last_of_epoch and progress.epoch in {0, 4, 8, recipe["epochs"] - 1}:
+                save_network(run, f"epoch-{progress.epoch:02d}.safetensors", "model", progress.epoch)
+            if progress.updates % save_every == 0 or progress.updates == run.total:
+                save_state(run, losses, progress, time.monotonic() - began)
+                saved, losses = progress.updates, []
+            yield progress
+    finally:
+        if run.state.updates > saved:
+            save_state(run, losses, progress, time.monotonic() - began)
+    save_network(run, FINAL, "average", recipe["epochs"] - 1)
+
+
+def facts_of(run: Run, **more: Any) -> dict[str, Any]:
+    """What a file of this run says about itself."""
+    machine = f"{platform.machine()}, {run.device.type}, torch {torch.__version__.partition('+')[0]}, {torch.get_num_threads()} threads"
+    return dict(
+        recipe=run.recipe, updates=run.state.updates, classes=list(run.sprites.class_names), sprites_sha256=run.sprites_sha256,
+        sprites_lab=__version__, machine=machine, **more,
+    )
+
+
+def save_state(run: Run, losses: list[float], progress: Progress, seconds: float) -> None:
+    """Write a checkpoint that the run can go on from, then the log; the two newest checkpoints are kept."""
+    path = checkpoints.step_path(run.folder, run.state.updates)
+    checkpoints.save(path, run.state.tensors(), run.state.model, run.schedule, facts_of(run, kind="run"))
+    checkpoints.tidy(run.folder)
+    log = run.folder / "log.csv"
+    new = not log.exists()
+    with open(log, "a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["updates", "epoch", "loss", "learning_rate", "seconds_since_start"])
+        writer.writerow([progress.updates, progress.epoch, f"{sum(losses) / max(len(losses), 1):.5f}", f"{progress.learning_rate:.3g}", f"{seconds:.1f}"])
+
+
+def save_network(run: Run, name: str, group: str, epoch: int) -> None:
+    """Write one network of the run (the model or its average) as a small float16 file for sampling."""
+    weights = {"model": run.state.tensors()[group]}
+    facts = facts_of(run, kind="network", weights=group, epoch=epoch)
+    checkpoints.save(run.folder / name, weights, run.state.model, run.schedule, facts, half=True)
