@@ -12,6 +12,7 @@ from sprites_lab.errors import LabError
 
 COUNT, SEED = 20_000, 1
 HELD_OUT_SHARE = 10  # one form in ten
+MAX_COLOURS = 20  # with more, a sprite of 16 pixels no longer looks drawn
 TRIES = 40  # draws per wanted sprite, before a kind counts as exhausted
 
 
@@ -63,6 +64,8 @@ def draw_kind(number: int, kind: Kind, count: int, seed: int, split_of: dict[byt
         held_out = is_held_out(kind, form_of(sprite), seed)
         if pixels in split_of or split_of.get(flipped, held_out) != held_out:
             continue  # drawn before, or the mirror image of a sprite in the other split
+        if len(set(pixels[i : i + 3] for i in range(0, len(pixels), 3))) > MAX_COLOURS:
+            continue
         split_of[pixels] = held_out
         rows.append((number, sprite, held_out))
     if len(rows) < count:
@@ -77,7 +80,7 @@ def as_arrays(rows: list[tuple[int, Sprite, bool]], kinds: tuple[Kind, ...]) -> 
         "labels": np.array([CLASSES.index(kinds[number].class_name) for number, _, _ in rows], np.uint8),
         "kinds": np.array([number for number, _, _ in rows], np.uint16),
         "held_out": np.array([held_out for _, _, held_out in rows]),
-        "kind_names": np.array([kind.full_name for kind in kinds]),
+        "kind_names": np.array(unique_names(kinds)),
     }
     for factor in sorted({name for _, sprite, _ in rows for name in sprite.factors}):
         values = [sprite.factors.get(factor) for _, sprite, _ in rows]
@@ -86,6 +89,14 @@ def as_arrays(rows: list[tuple[int, Sprite, bool]], kinds: tuple[Kind, ...]) -> 
         arrays[f"factor_{factor}"] = np.array([place[value] for value in values], np.int16)
         arrays[f"factor_{factor}_names"] = np.array(names)
     return arrays
+
+
+def unique_names(kinds: tuple[Kind, ...]) -> list[str]:
+    """The names of the kinds; one that an earlier class has used is followed by its class: "mage (side-facing)"."""
+    names: list[str] = []
+    for kind in kinds:
+        names.append(f"{kind.name} ({kind.class_name})" if kind.name in names else kind.name)
+    return names
 
 
 def report(arrays: dict[str, np.ndarray]) -> str:

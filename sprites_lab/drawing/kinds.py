@@ -50,11 +50,6 @@ class Kind:
     layers: list[str] = field(default_factory=list)
     mirror: bool = False
 
-    @property
-    def full_name(self) -> str:
-        """A name that no other kind has: the characters seen from the side share theirs with the heroes."""
-        return f"{self.name} (side)" if self.class_name == "side-facing" else self.name
-
 
 @dataclass(frozen=True)
 class Sprite:
