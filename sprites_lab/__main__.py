@@ -91,6 +91,7 @@ def add_draw(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, metavar="S", help="another seed draws other sprites (the bundled set's if left out)")
     sub.add_argument("--check", action="store_true", help="compare with the shipped file instead of writing")
     sub.add_argument("--report", action="store_true", help="also print what is in the set")
+    sub.add_argument("--sheets", type=Path, metavar="FOLDER", help="also write a picture of 100 sprites of each class")
 
 
 def train_command(options: argparse.Namespace) -> None:
@@ -138,8 +139,8 @@ def draw_command(options: argparse.Namespace) -> None:
     from sprites_lab.data import SPRITES
     from sprites_lab.drawing import artist
 
-    if not (options.out or options.check or options.report):
-        raise LabError("say where the sprites go: --out FILE.npz (or --check to compare with the shipped file, --report to count)")
+    if not (options.out or options.check or options.report or options.sheets):
+        raise LabError("say where the sprites go: --out FILE.npz (or --check to compare with the shipped file, --report to count, --sheets for pictures)")
     if options.out:
         check_file(options.out, (".npz",))
     arrays = artist.draw_set(options.count or artist.COUNT, artist.SEED if options.seed is None else options.seed)
@@ -151,6 +152,20 @@ def draw_command(options: argparse.Namespace) -> None:
     if options.out:
         artist.write(options.out, arrays)
         print(f"{len(arrays['sprites']):,} sprites: {options.out}")
+    if options.sheets:
+        write_sheets(options.sheets, arrays)
+
+
+def write_sheets(folder: Path, arrays: dict) -> None:
+    """One PNG for each class: its first 100 sprites, enlarged four times."""
+    from sprites_lab import checkpoints, figures
+    from sprites_lab.data import CLASS_NAMES, to_pictures
+
+    check_folder(folder)
+    for label, name in enumerate(CLASS_NAMES):
+        sprites = arrays["sprites"][arrays["labels"] == label][:100]
+        checkpoints.write_bytes(folder / f"{name}.png", figures.png(figures.tile(to_pictures(sprites), 20, 4)))
+    print(f"sheets of 100 sprites per class: {folder}")
 
 
 def check_file(path: Path, suffixes: tuple[str, ...]) -> None:

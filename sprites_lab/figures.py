@@ -62,7 +62,11 @@ def animation(
     """The bytes of an animated PNG or GIF (`kind`) that shows the batches one after the other, endlessly."""
     captions = captions or [""] * len(frames)
     images = [label_grid(tile(f, columns, zoom), f.shape[-1] * zoom + 2, (), (caption,) if caption else ()) for f, caption in zip(frames, captions)]
-    images = [image.quantize(64, dither=Image.Dither.NONE) for image in images]
+    strip = Image.new("RGB", (images[0].width, sum(image.height for image in images)))
+    for i, image in enumerate(images):
+        strip.paste(image, (0, i * image.height))
+    palette = strip.quantize(256, Image.Quantize.FASTOCTREE)  # one for all frames: with several, Pillow writes full colours
+    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     times = [milliseconds] * (len(images) - 1) + [10 * milliseconds]
     buffer = io.BytesIO()
     images[0].save(buffer, kind, save_all=True, append_images=images[1:], duration=times, loop=0)
@@ -80,11 +84,11 @@ def tile(pictures: Tensor, columns: int, zoom: int) -> Image.Image:
 
 
 def label_grid(sheet: Image.Image, cell: int, rows: Sequence[str], titles: Sequence[str]) -> Image.Image:
-    """The sheet with names left of its rows and titles above its columns, on white."""
+    """The sheet with names left of its rows and titles (of one line or more) above its columns, on white."""
     font = ImageFont.load_default(12)
     left = max((int(font.getlength(name)) + 10 for name in rows), default=0)
-    top = 18 if titles else 0
-    right = max([sheet.width] + [i * cell + 3 + int(font.getlength(title)) for i, title in enumerate(titles)])
+    top = max((3 + 15 * len(title.split("\n")) for title in titles), default=0)
+    right = max([sheet.width] + [i * cell + 3 + int(font.getlength(line)) for i, title in enumerate(titles) for line in title.split("\n")])
     page = Image.new("RGB", (left + right, top + sheet.height), "white")
     page.paste(sheet, (left, top))
     pen = ImageDraw.Draw(page)
@@ -117,7 +121,7 @@ def show_lines(
         axes.axhline(place, color="grey", linestyle=":")
         axes.annotate(name, (0.01, place), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="dimgrey")
     if log_y:
-        axes.set_yscale("log")
+        plain_log_scale(axes)
     if len(lines) > 1:
         axes.legend(frameon=False, fontsize=9)
     return finish_chart(figure, alt or title)
@@ -159,11 +163,15 @@ def show_blocks(shapes: dict[str, tuple[int, int]], skips: Sequence[tuple[str, s
         axes.bar(place + width / 2, height, width, color=COLOURS[0], alpha=0.75)
         axes.text(place + width / 2, height + 0.3, f"{name}\n{features}x{height}x{height}", ha="center", fontsize=7)
         middle[name] = place + width / 2
-        place += width + 0.45
-    for start, end in skips:
-        drop = -1.2 - 0.35 * shapes[start][1] / 4
-        axes.annotate("", (middle[end], 0), (middle[start], 0), arrowprops=dict(arrowstyle="->", color=COLOURS[1], connectionstyle=f"bar,fraction={drop / (middle[end] - middle[start]):.3f}"))
-    axes.set(xticks=[], ylim=(-5, max(height for _, height in shapes.values()) + 3))
+        place += width + 0.55
+    for start, end in skips:  # below the bars, the wider the deeper
+        left, right, depth = middle[start], middle[end], -1 - shapes[start][1] / 5
+        axes.plot([left, left, right], [0, depth, depth], color=COLOURS[1])
+        axes.annotate("", (right, 0), (right, depth), arrowprops=dict(arrowstyle="->", color=COLOURS[1], shrinkA=0, shrinkB=0))
+    heights = sorted({height for _, height in shapes.values()})
+    axes.set(xticks=[], yticks=heights, ylim=(-1.5 - heights[-1] / 5, heights[-1] + 3))
+    axes.spines["bottom"].set_visible(False)
+    axes.spines["left"].set_bounds(0, heights[-1])
     return finish_chart(figure, alt or title)
 
 
@@ -175,6 +183,17 @@ def new_chart(x: str, y: str, title: str) -> tuple:
     axes.set(xlabel=x, ylabel=y, title=title)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def plain_log_scale(axes: object) -> None:
+    """A logarithmic y axis with ticks such as 0.05, 0.1, 0.2 (or whole decades only, if there are many)."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def finish_chart(figure: object, alt: str) -> Figure:

@@ -66,7 +66,8 @@ def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: st
     if found and found.facts["sprites_sha256"] != sha:
         raise LabError(f"{newest} was trained on other sprites than {path}; give the same file with --sprites, or start a new run")
     schedule = found.schedule if found else linear_schedule(recipe["timesteps"])
-    state = TrainingState(found.model if found else fresh_network(recipe, data), device=device)
+    model = found.model if found else fresh_network(recipe, data)
+    state = TrainingState(model.to(memory_format=torch.channels_last), device)  # the layout that convolutions are fastest in
     if found:
         state.load(found.groups, found.facts["updates"])
     return Run(folder, recipe, data, sha, schedule, state, device)
