@@ -184,7 +184,8 @@ def build(path: Path, facts: dict[str, Any]) -> ContextUnet:
             values = sum(p.numel() for p in ContextUnet(**settings).parameters())
         if values > MAX_VALUES:
             raise LabError(f"the network would hold {values:,} numbers")
-        return ContextUnet(**settings)
+        with torch.random.fork_rng(devices=[]):  # its first weights are overwritten: they shall cost no global randomness
+            return ContextUnet(**settings)
     except (LabError, KeyError, TypeError) as error:
         raise LabError(f"{path}: its header describes no network that sprites_lab can build ({error})") from error
 

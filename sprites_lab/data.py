@@ -73,7 +73,7 @@ def load_sprites(path: str | Path = SPRITES) -> SpriteSet:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("sprites", "labels", "kinds", "held_out", "kind_names")}
     except Exception as error:
-        raise LabError(f"{path} is no readable sprite file ({error}); `python -m sprites_lab draw --out {path}` draws a new one") from error
+        raise LabError(f"{path} is no readable sprite file, or is damaged; `python -m sprites_lab draw --out {path}` draws a new one") from error
     check_arrays(path, arrays)
     return SpriteSet(**{**arrays, "kind_names": tuple(map(str, arrays["kind_names"]))})
 

@@ -65,18 +65,10 @@ def drop_context(context: Tensor, probability: float, generator: torch.Generator
 
 
 def train(
-    state: TrainingState,
-    schedule: NoiseSchedule,
-    sprites: Tensor,
-    contexts: Tensor,
-    epochs: int = 32,
-    batch_size: int = 100,
-    learning_rate: float = 1e-3,
-    context_dropout: float = 0.1,
-    average_decay: float = 0.999,
-    seed: int = 0,
-    loss: Loss = noise_loss,
-    autocast: torch.dtype | None = None,
+    state: TrainingState, schedule: NoiseSchedule, sprites: Tensor, contexts: Tensor,
+    epochs: int = 32, batch_size: int = 100, learning_rate: float = 1e-3,
+    context_dropout: float = 0.1, average_decay: float = 0.999, seed: int = 0,
+    loss: Loss = noise_loss, autocast: torch.dtype | None = None,
 ) -> Iterator[Progress]:
     """Train state.model with the course's recipe, yielding after each update; the model is then in eval mode.
 
@@ -88,8 +80,8 @@ def train(
     for update in range(state.updates, epochs * per_epoch):
         epoch, position = divmod(update, per_epoch)
         rate = learning_rate * (1 - epoch / epochs)
-        order = torch.randperm(len(sprites), generator=seeded(seed, epoch, 0))
-        rows = order[position * batch_size : (position + 1) * batch_size].to(sprites.device)
+        order = torch.randperm(len(sprites), generator=seeded(seed, epoch, 0)).to(sprites.device)
+        rows = order[position * batch_size : (position + 1) * batch_size]
         value = take_step(state, schedule, sprites[rows], contexts[rows], rate, context_dropout, seeded(seed, update, 1), loss, autocast)
         # early on the average forgets fast, so that it does not remember the untrained network
         update_average(state.average, state.model, min(average_decay, (1 + update) / (10 + update)))

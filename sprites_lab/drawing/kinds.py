@@ -93,45 +93,77 @@ def all_kinds() -> tuple[Kind, ...]:
 
 def read_kinds(text: str, class_name: str) -> list[Kind]:
     """The kinds written in one grid file; a mistake is a LabError that names the line."""
-    shared, kinds = Kind("shared", class_name), []
-    kind, own, group, option = shared, [], "", None
+    reader = Reader(class_name)
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.replace(":", " : ").split()
         try:
             if not words or line.startswith("//"):
-                option = None
-            elif words[0] == "kind":
-                kind = replace(shared, name=" ".join(words[1:]), groups=dict(shared.groups), slots=dict(shared.slots),
-                               patterns=dict(shared.patterns))
-                kind.layers = own = []
-                kinds.append(kind)
-            elif words[0] == "group":
-                group = words[1]
-                kind.groups[group] = []
-                if kind.layers is own:
-                    kind.layers.append(group)
-            elif words[0] == "option":
-                at = (int(words[3]), int(words[4])) if words[2:3] == ["at"] else (0, 0)
-                option = Option(words[1], at)
-                kind.groups[group].append(option)
-            elif words[0] == "slots":
-                kind.slots[words[1]] = words[3:]
-            elif words[0] == "pattern":
-                kind.patterns[words[1], words[2] if words[2] != ":" else None] = words[words.index(":") + 1 :]
-            elif words[0] == "mirror":
-                kind.mirror = words[2] == "yes"
-            elif words[0] == "layers":
-                kind.layers = words[2:]
-            elif option is not None:
-                option = replace(option, rows=(*option.rows, line.rstrip()))
-                kind.groups[group][-1] = option
+                reader.option_is_open = False
+            elif words[0] in Reader.KEYWORDS:
+                getattr(reader, words[0])(words[1:])
             else:
-                raise LabError(f"'{line}' is neither a keyword nor a row of an option")
+                reader.row(line)
         except (IndexError, ValueError, KeyError) as error:
             raise LabError(f"grid file of {class_name}, line {number}: {error}") from error
-    for kind in kinds:
+    for kind in reader.kinds:
         check(kind)
-    return kinds
+    return reader.kinds
+
+
+class Reader:
+    """Takes a grid file word by word; what stands before the first kind is shared by all kinds."""
+
+    KEYWORDS = ("kind", "slots", "pattern", "mirror", "layers", "group", "option")
+
+    def __init__(self, class_name: str):
+        self.current = self.shared = Kind("shared", class_name)
+        self.kinds: list[Kind] = []
+        self.layers_are_given = self.option_is_open = False
+        self.options: list[Option] = []
+
+    def kind(self, words: list[str]) -> None:
+        """kind NAME: it starts with what all kinds of the file share."""
+        shared = self.shared
+        self.current = replace(
+            shared, name=" ".join(words), groups=dict(shared.groups), slots=dict(shared.slots), patterns=dict(shared.patterns), layers=[]
+        )
+        self.kinds.append(self.current)
+        self.layers_are_given = False
+
+    def slots(self, words: list[str]) -> None:
+        """slots LETTER: RAMP RAMP ..."""
+        self.current.slots[words[0]] = words[2:]
+
+    def pattern(self, words: list[str]) -> None:
+        """pattern LETTER: NAME ... or pattern LETTER LETTER: NAME ..."""
+        colon = words.index(":")
+        self.current.patterns[words[0], words[1] if colon == 2 else None] = words[colon + 1 :]
+
+    def mirror(self, words: list[str]) -> None:
+        """mirror: yes or no"""
+        self.current.mirror = words[1] == "yes"
+
+    def layers(self, words: list[str]) -> None:
+        """layers: GROUP GROUP ..., in the order of painting"""
+        self.current.layers, self.layers_are_given = words[1:], True
+
+    def group(self, words: list[str]) -> None:
+        """group NAME: painted after the groups before it, unless `layers` gives an order."""
+        self.options = self.current.groups[words[0]] = []
+        if self.current is not self.shared and not self.layers_are_given:
+            self.current.layers.append(words[0])
+
+    def option(self, words: list[str]) -> None:
+        """option NAME or option NAME at X Y; its rows follow"""
+        at = (int(words[2]), int(words[3])) if words[1:2] == ["at"] else (0, 0)
+        self.options.append(Option(words[0], at))
+        self.option_is_open = True
+
+    def row(self, line: str) -> None:
+        """A row of the option that is open."""
+        if not self.option_is_open:
+            raise LabError(f"'{line}' is neither a keyword nor a row of an option")
+        self.options[-1] = replace(self.options[-1], rows=(*self.options[-1].rows, line.rstrip()))
 
 
 def check(kind: Kind) -> None:
