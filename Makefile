@@ -1,0 +1,59 @@
+# make lab        open the seven notebooks in JupyterLab
+# make test       run the tests, then the notebooks             (ARGS="tests/test_structure.py -v": only some)
+# make chapters   run the notebooks into build/, as HTML pages  (SPRITES_LAB_SCALE=full: at full scale)
+#
+# The first call creates .venv and installs into it; later calls start at once.
+# PYTHON=python3.12   another Python for .venv
+# TORCH_INDEX=...     take torch from another package index, such as PyTorch's CPU index (on the first call)
+#
+# For developers: make refresh (new stored outputs), make constraints (write down the versions in .venv), make clean
+
+PYTHON ?= python3
+PY := .venv/bin/python
+SPRITES_LAB_SCALE ?= quick
+export SPRITES_LAB_SCALE
+.DEFAULT_GOAL := lab
+.PHONY: lab test chapters refresh constraints clean
+
+lab: .venv/ready
+	@bash book/lab.sh
+
+test: .venv/ready
+	$(PY) -m pytest $(ARGS)
+
+chapters: .venv/ready
+	$(PY) -m book chapters $(ARGS)
+
+refresh: .venv/ready
+	$(PY) -m book refresh $(ARGS)
+
+constraints: .venv/ready
+	echo '# The versions the stored outputs were made with; written by `make constraints`.' > constraints.tmp
+	$(PY) -m pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel \
+	  | sed 's/+.*//' | grep -viE '^(nvidia|cuda|triton)' >> constraints.tmp
+	mv constraints.tmp constraints.txt
+	touch .venv/ready
+
+clean:
+	rm -rf build constraints.tmp .pytest_cache .hypothesis .ruff_cache *.egg-info
+	find . -path ./.venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
+
+# The stamp holds the folder it was made in: a moved or copied project, or one whose Python is gone, is set up again.
+ifneq ($(shell test -x $(PY) && cat .venv/ready 2>/dev/null),$(CURDIR))
+.PHONY: .venv/ready
+endif
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "sprites_lab needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing): name another with PYTHON=..."; exit 1; }
+	@echo "Setting up .venv: this happens once, takes a few minutes and, with CUDA, about 5 GB."
+	@$(PY) -c "" 2>/dev/null || rm -rf .venv
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv >/dev/null || \
+	  { $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $(PY) install pip; } || \
+	  { rm -rf .venv; echo "$(PYTHON) cannot make a virtual environment; on Debian or Ubuntu run: sudo apt install python3-venv"; exit 1; }
+ifdef TORCH_INDEX
+	$(PY) -m pip install --no-deps -c constraints.txt --index-url $(TORCH_INDEX) torch torchvision
+endif
+	$(PY) -m pip install -c constraints.txt -e ".[test,book]"
+	@$(PY) -c "import torch, torchvision"
+	@echo "$(CURDIR)" > $@
