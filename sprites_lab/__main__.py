@@ -65,6 +65,7 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     recipe.add_argument("--learning-rate", type=float, default=argparse.SUPPRESS, metavar="R", help="Adam's rate at the start, falling to 0 (0.001)")
     recipe.add_argument("--context-dropout", type=float, default=argparse.SUPPRESS, metavar="P", help="share of contexts that are forgotten (0.1)")
     recipe.add_argument("--average-decay", type=float, default=argparse.SUPPRESS, metavar="D", help="memory of the averaged weights (0.999)")
+    recipe.add_argument("--start", default=argparse.SUPPRESS, metavar="FILE", help="begin with the weights of this file, such as weights/sprites.safetensors (untrained)")
     recipe.add_argument("--features", type=int, default=argparse.SUPPRESS, metavar="N", help="width of the network, a multiple of 8 (64)")
     recipe.add_argument("--seed", type=int, default=argparse.SUPPRESS, help="seed of weights, order, timesteps and noise (0)")
     recipe.add_argument("--precision", choices=("auto", "float32"), default=argparse.SUPPRESS, help="auto: bfloat16 where this machine is faster with it (auto)")

@@ -21,7 +21,7 @@ from sprites_lab.unet import ContextUnet
 FINAL = "sprites.safetensors"
 RECIPE: dict[str, Any] = dict(
     epochs=32, batch_size=100, learning_rate=1e-3, context_dropout=0.1, average_decay=0.999, seed=0, features=64, timesteps=500,
-    precision="auto",
+    precision="auto", start=None,
 )
 
 
@@ -61,12 +61,11 @@ def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: st
     if (folder / FINAL).exists() and not resume:
         raise LabError(f"{folder} already holds a finished network ({FINAL}); choose another folder with --out")
     found, data = checkpoints.load(newest, "model") if newest else None, load_sprites(path)
-    recipe = continued_recipe(found.facts, chosen, newest) if found else RECIPE | chosen
+    recipe = RECIPE | (continued_recipe(found.facts, chosen, newest) if found else chosen)
     sha = hashlib.sha256(path.read_bytes()).hexdigest()
     if found and found.facts["sprites_sha256"] != sha:
         raise LabError(f"{newest} was trained on other sprites than {path}; give the same file with --sprites, or start a new run")
-    schedule = found.schedule if found else linear_schedule(recipe["timesteps"])
-    model = found.model if found else fresh_network(recipe, data)
+    model, schedule = (found.model, found.schedule) if found else first_network(recipe, data)
     state = TrainingState(model.to(memory_format=torch.channels_last), device)  # the layout that convolutions are fastest in
     if found:
         state.load(found.groups, found.facts["updates"])
@@ -81,11 +80,23 @@ def continued_recipe(facts: dict[str, Any], chosen: dict[str, Any], path: Path) 
     return facts["recipe"]
 
 
-def fresh_network(recipe: dict[str, Any], sprites: SpriteSet) -> ContextUnet:
-    """An untrained network whose first weights follow from the seed alone; the global random state is put back."""
+def first_network(recipe: dict[str, Any], sprites: SpriteSet) -> tuple[ContextUnet, NoiseSchedule]:
+    """The network that a run begins with and its schedule: those of the file `start`, or untrained ones.
+
+    Untrained weights follow from the seed alone; the global random state is put back.
+    """
+    classes, height = len(sprites.class_names), sprites.sprites.shape[1]
+    if recipe["start"]:
+        found = checkpoints.load(recipe["start"])
+        sizes = found.model.settings
+        if (sizes["context_size"], sizes["height"]) != (classes, height):
+            raise LabError(f"{recipe['start']} draws {sizes['height']} pixels and {sizes['context_size']} classes, the sprites have {height} and {classes}; train without --start")
+        if recipe["features"] not in (RECIPE["features"], sizes["features"]):
+            raise LabError(f"{recipe['start']} has {sizes['features']} features, not {recipe['features']}; leave --features out")
+        return found.model, found.schedule
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe["seed"])
-        return ContextUnet(recipe["features"], len(sprites.class_names), sprites.sprites.shape[1], timesteps=recipe["timesteps"])
+        return ContextUnet(recipe["features"], classes, height, timesteps=recipe["timesteps"]), linear_schedule(recipe["timesteps"])
 
 
 def go(run: Run, save_every: int = 200) -> Iterator[Progress]:
