@@ -45,9 +45,16 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that shows a default where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def command(commands: argparse._SubParsersAction, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
     """One command with its help; the options show their defaults."""
-    sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=Help)
     sub.set_defaults(run=run)
     return sub
 
@@ -109,16 +116,14 @@ def train_command(options: argparse.Namespace) -> None:
     print(f"{len(run.sprites.train):,} sprites, {run.recipe['epochs']} epochs of {run.updates_per_epoch} updates on {run.device}; {run.folder} keeps the run")
     if run.state.updates == run.total:
         print("this run is finished")
-    bar = tqdm(initial=run.state.updates, total=run.total, unit="update")
     try:
-        for progress in lab.whole_steps(runs.go(run, options.save_every)):
-            bar.update()
-            bar.set_postfix_str(f"epoch {progress.epoch}, loss {progress.loss:.4f}", refresh=False)
+        with tqdm(initial=run.state.updates, total=run.total, unit="update") as bar:
+            for progress in lab.whole_steps(runs.go(run, options.save_every)):
+                bar.update()
+                bar.set_postfix_str(f"epoch {progress.epoch}, loss {progress.loss:.4f}", refresh=False)
     except KeyboardInterrupt:
-        bar.close()
         print(f"stopped after update {run.state.updates}; go on with: python -m sprites_lab train --out {options.out} --resume", file=sys.stderr)
         raise
-    bar.close()
     print(f"the network: {run.folder / runs.FINAL}")
 
 
@@ -137,21 +142,26 @@ def sample_command(options: argparse.Namespace) -> None:
 
 def draw_command(options: argparse.Namespace) -> None:
     """Draw the bundled set again, write it or compare it with the shipped file."""
-    from sprites_lab.data import SPRITES
+    from sprites_lab import checkpoints
+    from sprites_lab.data import SPRITES, load_sprites
     from sprites_lab.drawing import artist
 
     if not (options.out or options.check or options.report or options.sheets):
         raise LabError("say where the sprites go: --out FILE.npz (or --check to compare with the shipped file, --report to count, --sheets for pictures)")
     if options.out:
         check_file(options.out, (".npz",))
-    arrays = artist.draw_set(options.count or artist.COUNT, artist.SEED if options.seed is None else options.seed)
+    if options.sheets:
+        check_folder(options.sheets)
+    if options.check:
+        load_sprites(SPRITES)
+    arrays = artist.draw_set(artist.COUNT if options.count is None else options.count, artist.SEED if options.seed is None else options.seed)
     if options.report:
         print(artist.report(arrays))
     if options.check:
         artist.compare(arrays, SPRITES)
         print(f"the drawn sprites equal {SPRITES}, bit for bit")
     if options.out:
-        artist.write(options.out, arrays)
+        checkpoints.write_bytes(options.out, artist.file_bytes(arrays))
         print(f"{len(arrays['sprites']):,} sprites: {options.out}")
     if options.sheets:
         write_sheets(options.sheets, arrays)
@@ -162,7 +172,6 @@ def write_sheets(folder: Path, arrays: dict) -> None:
     from sprites_lab import checkpoints, figures
     from sprites_lab.data import CLASS_NAMES, to_pictures
 
-    check_folder(folder)
     for label, name in enumerate(CLASS_NAMES):
         sprites = arrays["sprites"][arrays["labels"] == label][:100]
         checkpoints.write_bytes(folder / f"{name}.png", figures.png(figures.tile(to_pictures(sprites), 20, 4)))
@@ -173,7 +182,11 @@ def check_file(path: Path, suffixes: tuple[str, ...]) -> None:
     """LabError, before any work is done, if the file cannot be written."""
     if path.suffix.lower() not in suffixes:
         raise LabError(f"--out {path}: the name must end in {' or '.join(suffixes)}")
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise LabError(f"--out {path} is no possible path: {error.strerror}") from error
+    if is_folder:
         raise LabError(f"--out {path} is a folder; give the name of a file")
     check_folder(path.parent, make=False)
 
@@ -183,11 +196,11 @@ def check_folder(folder: Path, make: bool = True) -> None:
     import os
     import tempfile
 
-    while make and not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise LabError(f"the folder {folder} does not exist; make it first, or choose another place with --out")
     try:
+        while make and not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise LabError(f"the folder {folder} does not exist; make it first, or choose another place with --out")
         handle, name = tempfile.mkstemp(dir=folder, prefix=".sprites_lab-")
         os.close(handle)
         os.unlink(name)

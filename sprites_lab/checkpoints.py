@@ -22,8 +22,10 @@ from sprites_lab.schedule import NoiseSchedule, from_beta
 from sprites_lab.unet import ContextUnet
 
 FORMAT = 1
-MAX_BYTES, MAX_HEADER, MAX_VALUES = 1 << 30, 1 << 20, 1 << 28
+MAX_BYTES, MAX_HEADER = 1 << 30, 1 << 20
 Groups = dict[str, dict[str, Tensor]]
+Shapes = dict[str, tuple[str, tuple[int, ...]]]
+TYPES = {torch.float32: ("F32", "F16"), torch.int64: ("I64",)}  # what a file may hold where the network has …
 
 
 class Checkpoint(NamedTuple):
@@ -108,8 +110,9 @@ def load(path: str | Path, group: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     data = read_bytes(path)
-    facts, sha = read_header(path, data)
-    model = build(path, facts)
+    facts, sha, shapes = read_header(path, data)
+    group = group or ("average" if any(name.startswith("average/") for name in shapes) else "model")
+    model = build(path, facts, {name.removeprefix(f"{group}/"): shape for name, shape in shapes.items() if name.startswith(f"{group}/")}, group)
     try:
         tensors = read_safetensors(data)
     except Exception as error:
@@ -120,16 +123,19 @@ def load(path: str | Path, group: str | None = None) -> Checkpoint:
     for name, tensor in tensors.items():
         first, _, rest = name.partition("/")
         groups.setdefault(first, {})[rest] = tensor.float() if tensor.dtype == torch.float16 else tensor
-    group = group or ("average" if "average" in groups else "model")
-    fill(path, model, groups, group)
+    fill(path, model, groups[group])
     return Checkpoint(model.eval(), read_schedule(path, groups, facts), facts, groups)
 
 
 def read_bytes(path: Path) -> bytes:
     """The whole file, once: what is checked is what is loaded."""
-    if not path.exists():
+    try:
+        there, is_file = path.exists(), path.is_file()
+    except OSError as error:
+        raise LabError(f"{path} is no possible path: {error.strerror}") from error
+    if not there:
         raise LabError(f"there is no weights file {path}; the shipped ones are in weights/, and `python -m sprites_lab train` makes new ones")
-    if not path.is_file():
+    if not is_file:
         raise LabError(f"{path} is no file; give the path of a .safetensors file")
     if not 8 < path.stat().st_size <= MAX_BYTES:
         raise LabError(f"{path} has {path.stat().st_size:,} bytes; a weights file has more than 8 and at most {MAX_BYTES:,}")
@@ -142,13 +148,13 @@ def read_bytes(path: Path) -> bytes:
         raise LabError(f"{path} is an HTML page, not weights; download the raw file")
     if start.startswith(b"version https://git-lfs"):
         raise LabError(f"{path} is a Git LFS pointer, not weights; run `git lfs pull`")
-    if start.startswith(b"pk"):
+    if data[:4] == b"PK\x03\x04":
         raise LabError(f"{path} is a zip archive (perhaps a .pth file), not safetensors")
     return data
 
 
-def read_header(path: Path, data: bytes) -> tuple[dict[str, Any], str]:
-    """The facts and the checksum of a file of ours, from its header alone."""
+def read_header(path: Path, data: bytes) -> tuple[dict[str, Any], str, Shapes]:
+    """The facts, the checksum and the type and shape of every tensor of a file of ours, from its header alone."""
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(MAX_HEADER, len(data) - 8):
         raise LabError(f"{path} is no safetensors file, or only the start of one (its header would have {length:,} bytes, the file has {len(data):,})")
@@ -157,14 +163,17 @@ def read_header(path: Path, data: bytes) -> tuple[dict[str, Any], str]:
         metadata = header["__metadata__"]
         facts, sha = json.loads(metadata["sprites_lab"]), metadata["sha256"]
         version = int(facts["format"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        end = max((int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"), default=0)
+        shapes = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise LabError(f"{path} was not written by sprites_lab, or its header is damaged") from error
     if version > FORMAT:
         raise LabError(f"{path} has format {version}, this sprites_lab reads up to {FORMAT}: update sprites_lab")
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    if version < 1:
+        raise LabError(f"{path} has format {version}, which never existed: it was not written by sprites_lab")
     if 8 + length + end != len(data):
         raise LabError(f"{path} is cut off or has grown: its header speaks of {8 + length + end:,} bytes, the file has {len(data):,}")
-    return facts, sha
+    return facts, sha, shapes
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -174,37 +183,42 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def build(path: Path, facts: dict[str, Any]) -> ContextUnet:
-    """A fresh network of the sizes in the header, once they are known to be sensible."""
+def build(path: Path, facts: dict[str, Any], shapes: Shapes, group: str) -> ContextUnet:
+    """A fresh network of the sizes in the header, once they are known to be sensible and to fit the tensors of the file."""
     try:
         settings = {name: facts["network"][name] for name in ("features", "context_size", "height", "channels", "timesteps")}
         if not all(type(value) is int and 1 <= value <= 100_000 for value in settings.values()):
             raise LabError("a size is no whole number from 1 to 100000")
         with torch.device("meta"):  # shapes without memory
-            values = sum(p.numel() for p in ContextUnet(**settings).parameters())
-        if values > MAX_VALUES:
-            raise LabError(f"the network would hold {values:,} numbers")
-        with torch.random.fork_rng(devices=[]):  # its first weights are overwritten: they shall cost no global randomness
-            return ContextUnet(**settings)
-    except (LabError, KeyError, TypeError) as error:
+            expected = ContextUnet(**settings).state_dict()
+    except (LabError, LookupError, TypeError) as error:
         raise LabError(f"{path}: its header describes no network that sprites_lab can build ({error})") from error
+    check_shapes(path, expected, shapes, group)
+    with torch.random.fork_rng(devices=[]):  # its first weights are overwritten: they shall cost no global randomness
+        return ContextUnet(**settings)
 
 
-def fill(path: Path, model: ContextUnet, groups: Groups, group: str) -> None:
-    """Put one group of tensors into the fresh network, after checking every name, shape and value."""
-    if group not in groups:
-        raise LabError(f"{path} holds no weights '{group}'; it has: {', '.join(sorted(groups))}")
-    expected, found = model.state_dict(), groups[group]
+def check_shapes(path: Path, expected: dict[str, Tensor], found: Shapes, group: str) -> None:
+    """LabError unless the file holds exactly the tensors of the network, in its types and shapes."""
+    if not found:
+        raise LabError(f"{path} holds no weights '{group}'")
     faults = [f"missing {name}" for name in expected if name not in found]
     faults += [f"unexpected {name}" for name in found if name not in expected]
-    faults += [
-        f"{name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and (found[name].shape != tensor.shape or found[name].is_floating_point() != tensor.is_floating_point())
-    ]
-    faults += [f"{name} holds no finite numbers" for name, t in found.items() if t.is_floating_point() and not t.isfinite().all()]
+    for name, tensor in expected.items():
+        kind, shape = found.get(name, (TYPES[tensor.dtype][0], tuple(tensor.shape)))
+        if shape != tuple(tensor.shape):
+            faults.append(f"{name} is {shape}, not {tuple(tensor.shape)}")
+        elif kind not in TYPES[tensor.dtype]:
+            faults.append(f"{name} holds numbers of type {kind}, not {' or '.join(TYPES[tensor.dtype])}")
     if faults:
         raise LabError(f"{path} does not fit its network: {'; '.join(faults[:5])}{'; …' if len(faults) > 5 else ''}")
+
+
+def fill(path: Path, model: ContextUnet, found: dict[str, Tensor]) -> None:
+    """Put the tensors into the fresh network once all their values are known to be numbers."""
+    faults = [name for name, tensor in found.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if faults:
+        raise LabError(f"{path} holds values that are no finite numbers, in {', '.join(faults[:5])}")
     model.load_state_dict(found)
 
 
@@ -224,10 +238,14 @@ def step_path(folder: Path, updates: int) -> Path:
     return folder / f"step-{updates:08d}.safetensors"
 
 
+def steps_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(path for path in folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d{8}", path.stem))
+
+
 def latest(folder: str | Path) -> Path | None:
     """The newest checkpoint of a run that passes every gate, or None."""
-    steps = sorted((p for p in Path(folder).glob("step-*.safetensors") if re.fullmatch(r"step-\d+", p.stem)), reverse=True)
-    for path in steps:
+    for path in reversed(steps_in(Path(folder))):
         try:
             load(path)
             return path
@@ -239,7 +257,7 @@ def latest(folder: str | Path) -> Path | None:
 def tidy(folder: str | Path, keep: int = 2) -> None:
     """Keep the newest checkpoints of a run and remove temporary files of processes that no longer run."""
     folder = Path(folder)
-    for path in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+    for path in steps_in(folder)[:-keep]:
         remove(path)
     for path in folder.glob(".*.tmp"):
         match = re.search(r"\.(\d+)-[0-9a-f]+\.tmp$", path.name)

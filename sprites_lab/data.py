@@ -1,5 +1,6 @@
 """The bundled sprites and their contexts: loading, splitting, and turning bytes into what a network reads."""
 
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sprites_lab.errors import LabError
 
 CLASS_NAMES = ("hero", "non-hero", "food", "spell", "side-facing")
 SPRITES = Path(__file__).resolve().parent.parent / "data" / "sprites.npz"
+ARRAYS = ("sprites", "labels", "kinds", "held_out", "kind_names")
 MAX_BYTES = 1 << 30
 
 
@@ -65,27 +67,38 @@ class SpriteSet:
 def load_sprites(path: str | Path = SPRITES) -> SpriteSet:
     """The sprites of a .npz file (the bundled set by default); a LabError says what is wrong with another file."""
     path = Path(path)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise LabError(f"{path} is no possible path: {error.strerror}") from error
+    if not there:
         raise LabError(f"there is no sprite file {path}; `python -m sprites_lab draw --out {path}` draws the bundled set")
     if not 0 < path.stat().st_size <= MAX_BYTES:
         raise LabError(f"{path} has {path.stat().st_size} bytes; a sprite file has more than 0 and at most 1 GiB")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("sprites", "labels", "kinds", "held_out", "kind_names")}
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ARRAYS if name in file.files}
     except Exception as error:
         raise LabError(f"{path} is no readable sprite file, or is damaged; `python -m sprites_lab draw --out {path}` draws a new one") from error
+    if missing := [name for name in ARRAYS if name not in arrays]:
+        raise LabError(f"{path} holds no array {', '.join(missing)}; a sprite file to train on has {', '.join(ARRAYS)}")
     check_arrays(path, arrays)
     return SpriteSet(**{**arrays, "kind_names": tuple(map(str, arrays["kind_names"]))})
 
 
 def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """LabError unless shapes, types and ranges are those of a SpriteSet."""
-    sprites, count = arrays["sprites"], len(arrays["sprites"])
+    sprites = arrays["sprites"]
+    count = len(sprites) if sprites.ndim else 0
     if sprites.ndim != 4 or sprites.shape[3] != 3 or sprites.shape[1] != sprites.shape[2] or sprites.dtype != np.uint8 or not count:
         raise LabError(f"{path}: sprites are {sprites.dtype} {sprites.shape}, but must be uint8 (N, 16, 16, 3)")
-    for name, top in (("labels", len(CLASS_NAMES)), ("kinds", len(arrays["kind_names"])), ("held_out", 2)):
+    if arrays["kind_names"].ndim != 1 or arrays["kind_names"].dtype.kind != "U":
+        raise LabError(f"{path}: kind_names must be a row of texts")
+    if arrays["held_out"].shape != (count,) or arrays["held_out"].dtype != bool:
+        raise LabError(f"{path}: held_out must be {count} times true or false (bool), one for each sprite")
+    for name, top in (("labels", len(CLASS_NAMES)), ("kinds", len(arrays["kind_names"]))):
         values = arrays[name]
-        if values.shape != (count,) or values.dtype.kind not in "biu" or values.min() < 0 or values.max() >= top:
+        if values.shape != (count,) or values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= top:
             raise LabError(f"{path}: {name} must be {count} whole numbers from 0 to {top - 1}, one for each sprite")
 
 

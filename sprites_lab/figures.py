@@ -61,6 +61,8 @@ def animation(
 ) -> bytes:
     """The bytes of an animated PNG or GIF (`kind`) that shows the batches one after the other, endlessly."""
     captions = captions or [""] * len(frames)
+    if len(captions) != len(frames):
+        raise LabError(f"{len(frames)} frames with {len(captions)} captions: give each frame its caption, or none at all")
     images = [label_grid(tile(f, columns, zoom), f.shape[-1] * zoom + 2, (), (caption,) if caption else ()) for f, caption in zip(frames, captions)]
     strip = Image.new("RGB", (images[0].width, sum(image.height for image in images)))
     for i, image in enumerate(images):
@@ -79,7 +81,11 @@ def tile(pictures: Tensor, columns: int, zoom: int) -> Image.Image:
 
     clipped = pictures.detach().float().cpu().clamp(-1, 1)
     large = clipped.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
-    sheet = make_grid((large + 1) / 2, nrow=min(columns, len(pictures)), padding=2, pad_value=GUTTER / 255)
+    grey = GUTTER / 255
+    if len(large) == 1:  # make_grid leaves a single picture without its frame
+        sheet = torch.nn.functional.pad((large[0] + 1) / 2, (2, 2, 2, 2), value=grey)
+    else:
+        sheet = make_grid((large + 1) / 2, nrow=min(columns, len(pictures)), padding=2, pad_value=grey)
     return Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy())
 
 

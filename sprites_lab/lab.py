@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,10 +38,14 @@ def pick_device(name: str = "auto") -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, available in there.items() if available))
-    if name.partition(":")[0] not in there:
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = ""
+    if kind not in there:
         raise LabError(f"there is no device '{name}'; choose auto, cpu, cuda or mps")
-    if not there[name.partition(":")[0]]:
-        raise LabError(f"--device {name}: this computer has no usable {name}; use --device cpu (or auto)")
+    if not there[kind]:
+        raise LabError(f"--device {name}: this computer has no usable {kind}; use --device cpu (or auto)")
     return torch.device(name)
 
 
@@ -89,16 +94,17 @@ def whole_steps(steps: Iterator[T]) -> Iterator[T]:
     if threading.current_thread() is not threading.main_thread():
         yield from steps
         return
-    while True:
-        asked = []
-        before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
-        try:
-            step = next(steps, None)
-        finally:
-            signal.signal(signal.SIGINT, before)
-        if step is not None:
-            yield step
-        if asked:
-            raise KeyboardInterrupt
-        if step is None:
-            return
+    with closing(steps):  # whoever is stopped gets its last work done before the KeyboardInterrupt is seen
+        while True:
+            asked = []
+            before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+            try:
+                step = next(steps, None)
+            finally:
+                signal.signal(signal.SIGINT, before)
+            if step is not None:
+                yield step
+            if asked:
+                raise KeyboardInterrupt
+            if step is None:
+                return

@@ -21,12 +21,12 @@ class Observer:
             raise LabError(f"an observer needs sprites (N, C, H, W), at least one; got the shape {tuple(sprites.shape)}")
         self.schedule = schedule
         self.shape = tuple(sprites.shape[1:])
-        self.sprites = sprites.detach().double().cpu().flatten(1)
+        self.sprites = sprites.detach().cpu().double().flatten(1).clone()
         self.power = self.sprites.square().sum(1)
 
     def posterior(self, x_t: Tensor, t: Tensor | int) -> Tensor:
         """How likely each sprite is the one behind x_t (B, C, H, W), t in 1..T: float64 (B, N), rows sum to 1."""
-        x = x_t.detach().double().cpu().flatten(1)
+        x = x_t.detach().cpu().double().flatten(1)
         signal, spread = self.schedule.scales(t.cpu() if isinstance(t, Tensor) else t, x)
         # |x - s y|^2 without the term in x, which is the same for all sprites
         return ((signal * (x @ self.sprites.T) - 0.5 * signal**2 * self.power) / spread**2).softmax(1)
@@ -42,7 +42,7 @@ class Observer:
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """The noise that the best guess leaves: the ideal answer of a network, in the shape and dtype of x_t."""
-        x = x_t.double().cpu()
+        x = x_t.cpu().double()
         t = t.cpu() if isinstance(t, Tensor) else t
         x0 = (self.posterior(x, t) @ self.sprites).reshape(-1, *self.shape)
         return self.schedule.guess_noise(x, t, x0).to(x_t)
@@ -57,6 +57,7 @@ def bayes_floor(observer: Observer, t: int, count: int = 256, generator: torch.G
 
     It is a perfect memoriser's floor: E |noise - E[noise | x_t]|^2 per value.
     """
+    generator = generator or torch.Generator().manual_seed(0)
     pick = torch.randint(len(observer.sprites), (count,), generator=generator)
     x0 = observer.sprites[pick].reshape(-1, *observer.shape)
     noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)

@@ -15,14 +15,17 @@ from sprites_lab.data import SPRITES, SpriteSet, load_sprites
 from sprites_lab.errors import LabError
 from sprites_lab.lab import fast_dtype
 from sprites_lab.schedule import NoiseSchedule, linear_schedule
-from sprites_lab.training import Progress, TrainingState, train
+from sprites_lab.training import Progress, TrainingState, check_recipe, train
 from sprites_lab.unet import ContextUnet
 
 FINAL = "sprites.safetensors"
+LOG_COLUMNS = ["updates", "epoch", "loss", "learning_rate", "seconds_since_start"]
 RECIPE: dict[str, Any] = dict(
     epochs=32, batch_size=100, learning_rate=1e-3, context_dropout=0.1, average_decay=0.999, seed=0, features=64, timesteps=500,
     precision="auto", start=None,
 )
+
+CHECKED = ("epochs", "batch_size", "learning_rate", "context_dropout", "average_decay", "seed")  # in the order of check_recipe
 
 
 class Run(NamedTuple):
@@ -61,10 +64,13 @@ def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: st
     if (folder / FINAL).exists() and not resume:
         raise LabError(f"{folder} already holds a finished network ({FINAL}); choose another folder with --out")
     found, data = checkpoints.load(newest, "model") if newest else None, load_sprites(path)
+    if found and (found.facts.get("kind") != "run" or "average" not in found.groups):
+        raise LabError(f"{newest} holds a network, not a run that can go on; begin a new run with --start {newest} and another --out")
     recipe = RECIPE | (continued_recipe(found.facts, chosen, newest) if found else chosen)
     sha = hashlib.sha256(path.read_bytes()).hexdigest()
     if found and found.facts["sprites_sha256"] != sha:
         raise LabError(f"{newest} was trained on other sprites than {path}; give the same file with --sprites, or start a new run")
+    check_recipe(data.train.sprites, data.train.labels, *(recipe[name] for name in CHECKED))
     model, schedule = (found.model, found.schedule) if found else first_network(recipe, data)
     state = TrainingState(model.to(memory_format=torch.channels_last), device)  # the layout that convolutions are fastest in
     if found:
@@ -141,13 +147,14 @@ def save_state(run: Run, losses: list[float], progress: Progress, seconds: float
     path = checkpoints.step_path(run.folder, run.state.updates)
     checkpoints.save(path, run.state.tensors(), run.state.model, run.schedule, facts_of(run, kind="run"))
     checkpoints.tidy(run.folder)
+    row = [progress.updates, progress.epoch, f"{sum(losses) / max(len(losses), 1):.5f}", f"{progress.learning_rate:.3g}", f"{seconds:.1f}"]
     log = run.folder / "log.csv"
-    new = not log.exists()
-    with open(log, "a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["updates", "epoch", "loss", "learning_rate", "seconds_since_start"])
-        writer.writerow([progress.updates, progress.epoch, f"{sum(losses) / max(len(losses), 1):.5f}", f"{progress.learning_rate:.3g}", f"{seconds:.1f}"])
+    try:
+        new = not log.exists()
+        with open(log, "a", newline="") as file:
+            csv.writer(file).writerows([LOG_COLUMNS, row] if new else [row])
+    except OSError as error:
+        raise LabError(f"cannot write {log}: {error.strerror}; the checkpoint {path.name} is good") from error
 
 
 def save_network(run: Run, name: str, group: str, epoch: int) -> None:

@@ -85,8 +85,9 @@ def ask(predict_noise: Predictor, x_t: Tensor, t: int) -> Tensor:
 def fresh_noise(x: Tensor, generator: Generators) -> Tensor:
     """Standard normal noise like x, drawn in float32 on the generator's device, so that a CPU seed serves every device.
 
-    A list of generators gives each picture its own: picture i is then the same in any batch.
+    A list of generators gives each picture its own: picture i is then the same in any batch. None: a new random one.
     """
+    generator = generator or new_generator()
     if isinstance(generator, torch.Generator):
         return torch.randn(x.shape, generator=generator, device=generator.device).to(x)
     if len(generator) != len(x):
@@ -103,6 +104,9 @@ def new_generator() -> torch.Generator:
 
 def final(steps: Iterator[Step]) -> Tensor:
     """Walk to the end and return the finished pictures (B, C, H, W)."""
+    step = None
     for step in steps:
         pass
+    if step is None:
+        raise LabError("the walk has no steps; give `final` a sampler that was not run before")
     return step.x_t

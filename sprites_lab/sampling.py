@@ -26,16 +26,11 @@ def sample_to_file(
 
     Sprite i follows from (seed, i) alone. LabError before any work for options that cannot be meant.
     """
-    if not 1 <= count <= 100_000:
-        raise LabError(f"--count is {count}, but must be from 1 to 100000")
-    if not 0 <= seed < 2**40:
-        raise LabError(f"--seed is {seed}, but must be a whole number from 0 to 2^40 - 1")
+    check_numbers(count, sampler, eta, scale, seed)
     place = lab.pick_device(device)
     found = lab.load_weights(weights or lab.FINAL, place)
-    told = parse_context(context, tuple(found.facts["classes"]))
+    told = parse_context(context, class_names(found))
     num_steps = steps_of(sampler, steps, found.schedule.timesteps)
-    if sampler != "ddim" and eta:
-        raise LabError("--eta belongs to --sampler ddim; ddpm always adds its full noise")
     predict = fast_predictor(found, told, scale, place)
     done, frames = [], []
     for first in range(0, count, BATCH):
@@ -49,13 +44,35 @@ def sample_to_file(
     write(out, np.concatenate(done), frames, told)
 
 
+def check_numbers(count: int, sampler: str, eta: float, scale: float, seed: int) -> None:
+    """LabError for an option of the command that cannot be meant."""
+    if not 1 <= count <= 100_000:
+        raise LabError(f"--count is {count}, but must be from 1 to 100000")
+    if not 0 <= seed < 2**40:
+        raise LabError(f"--seed is {seed}, but must be a whole number from 0 to 2^40 - 1")
+    if not 0 <= eta <= 1:
+        raise LabError(f"--eta is {eta}, but must lie between 0 (no fresh noise) and 1 (as noisy as ddpm)")
+    if sampler != "ddim" and eta:
+        raise LabError("--eta belongs to --sampler ddim; ddpm always adds its full noise")
+    if not abs(scale) <= 1000:
+        raise LabError(f"--scale is {scale}, but must lie between -1000 and 1000: 1 is plain, above 1 pushes towards the context")
+
+
 def steps_of(sampler: str, steps: int | None, timesteps: int) -> int:
     """The number of steps of a walk, or a LabError that says what there is."""
     if steps is not None and not 1 <= steps <= timesteps:
         raise LabError(f"--steps is {steps}, but must be from 1 to {timesteps}")
     if sampler == "ddpm" and steps not in (None, timesteps):
         raise LabError(f"--sampler ddpm always walks all {timesteps} steps; for {steps} steps use --sampler ddim (--eta 1 adds noise as ddpm does)")
-    return timesteps if sampler == "ddpm" else steps or DDIM_STEPS
+    return timesteps if sampler == "ddpm" else steps or min(DDIM_STEPS, timesteps)
+
+
+def class_names(found: checkpoints.Checkpoint) -> tuple[str, ...]:
+    """The names of the classes in a weights file, or a LabError if it does not name one for each number of the context."""
+    names, size = found.facts.get("classes"), found.model.settings["context_size"]
+    if not isinstance(names, list) or len(names) != size or not all(isinstance(name, str) for name in names):
+        raise LabError(f"the weights name the classes {names!r}, but their network has {size}; use weights that `train` wrote")
+    return tuple(names)
 
 
 def fast_predictor(found: checkpoints.Checkpoint, context: Tensor, scale: float, device: torch.device) -> Predictor:

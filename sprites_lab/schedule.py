@@ -59,7 +59,7 @@ class NoiseSchedule:
 
     def spaced(self, num_steps: int) -> list[int]:
         """num_steps + 1 distinct timesteps from T down to 0, as even as whole numbers allow; num_steps in 1..T."""
-        if isinstance(num_steps, bool) or int(num_steps) != num_steps or not 1 <= num_steps <= self.timesteps:
+        if not is_whole(num_steps) or not 1 <= num_steps <= self.timesteps:
             raise LabError(f"num_steps is {num_steps!r}, but must be a whole number from 1 to {self.timesteps} (the schedule's T)")
         n, T = int(num_steps), self.timesteps
         return [(2 * T * i + n) // (2 * n) for i in range(n, -1, -1)]  # T*i/n, rounded half up
@@ -95,6 +95,14 @@ def from_beta(beta: Tensor, name: str = "custom") -> NoiseSchedule:
         raise LabError("beta must be a row of T + 1 numbers, those after the first between 0 and 1")
     beta[0] = 0
     return NoiseSchedule(beta, (1 - beta).cumprod(0), name)
+
+
+def is_whole(number: object) -> bool:
+    """Whether this is a whole number, of Python, numpy or torch (20.0 is; True and "20" are not)."""
+    try:
+        return not isinstance(number, bool) and bool(int(number) == number)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def check_timesteps(timesteps: int) -> None:

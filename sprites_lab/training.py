@@ -1,14 +1,14 @@
 """Training: a network becomes a good noise predictor by guessing the noise in sprites that were noised by chance."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sprites_lab.errors import LabError
-from sprites_lab.schedule import NoiseSchedule
+from sprites_lab.schedule import NoiseSchedule, is_whole
 
 Loss = Callable[[nn.Module, NoiseSchedule, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -75,7 +75,7 @@ def train(
     sprites (N, 3, 16, 16) in [-1, 1] and contexts (N, K), on the device of the model. Every epoch goes once through the
     sprites in a new order; Adam's learning rate falls linearly to 0, epoch by epoch. Goes on where state.updates says.
     """
-    check_recipe(sprites, contexts, epochs, batch_size, learning_rate, context_dropout, average_decay)
+    check_recipe(sprites, contexts, epochs, batch_size, learning_rate, context_dropout, average_decay, seed)
     per_epoch = -(-len(sprites) // batch_size)
     for update in range(state.updates, epochs * per_epoch):
         epoch, position = divmod(update, per_epoch)
@@ -97,11 +97,14 @@ def take_step(
     context = drop_context(context, context_dropout, generator)
     t = torch.randint(1, schedule.timesteps + 1, (len(x0),), generator=generator).to(x0.device)
     noise = torch.randn(x0.shape, generator=generator).to(x0)
+    statistics = [buffer.clone() for buffer in state.model.buffers()]
     state.model.train()
     try:
         with torch.autocast(x0.device.type, autocast, enabled=autocast is not None):
             value = loss(state.model, schedule, x0, context, t, noise)
         if not value.isfinite():
+            for buffer, before in zip(state.model.buffers(), statistics):  # the forward pass has put the bad batch into them
+                buffer.data.copy_(before)
             raise LabError(f"the loss became {value.item()} at update {state.updates + 1}; the weights before it are kept. Try a smaller learning_rate")
         state.optimizer.param_groups[0]["lr"] = learning_rate
         state.optimizer.zero_grad()
@@ -134,16 +137,19 @@ def seeded(*key: int) -> torch.Generator:
 
 
 def check_recipe(
-    sprites: Tensor, contexts: Tensor, epochs: int, batch_size: int, learning_rate: float, context_dropout: float, average_decay: float
+    sprites: Sized, contexts: Sized, epochs: int, batch_size: int, learning_rate: float, context_dropout: float,
+    average_decay: float, seed: int,
 ) -> None:
     """LabError for a recipe that cannot be meant."""
     if len(sprites) != len(contexts) or not len(sprites):
         raise LabError(f"{len(sprites)} sprites with {len(contexts)} contexts: there must be one context for each sprite, and at least one sprite")
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value) or value < 1:
             raise LabError(f"{name} is {value!r}, but must be a whole number of at least 1")
     if not 0 < learning_rate < float("inf"):
         raise LabError(f"learning_rate is {learning_rate}, but must be above 0 (the course uses 0.001)")
+    if not is_whole(seed) or not 0 <= seed < 2**63:
+        raise LabError(f"seed is {seed!r}, but must be a whole number from 0 to 2^63 - 1")
     for name, value in (("context_dropout", context_dropout), ("average_decay", average_decay)):
         if not 0 <= value <= 1:
             raise LabError(f"{name} is {value}, but must lie between 0 and 1")

@@ -83,8 +83,11 @@ class ContextUnet(nn.Module):
         shape = (batch, s["channels"], s["height"], s["height"])
         if tuple(x_t.shape) != shape:
             raise LabError(f"pictures have the shape {tuple(x_t.shape)}, but this network reads {('B', *shape[1:])}")
+        t = torch.as_tensor(t, device=x_t.device)
         if t.shape not in ((), (1,), (batch,)):
             raise LabError(f"t has the shape {tuple(t.shape)}, but must be ({batch},): one timestep for each picture")
+        if t.device.type == "cpu" and batch and t.max() > s["timesteps"]:  # on a GPU the look would make it wait
+            raise LabError(f"t is {t.max()}, but this network was made for 1 to {s['timesteps']}: use the schedule it was trained with")
         if context is None:
             context = x_t.new_zeros(batch, s["context_size"])
         if tuple(context.shape) != (batch, s["context_size"]):

@@ -125,10 +125,14 @@ def compare(arrays: dict[str, np.ndarray], path: Path) -> None:
                 raise LabError(f"{path} differs from what the code draws, in '{name}'; draw it again with --out {path}")
 
 
-def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Save the arrays as a compressed .npz whose content depends on the arrays alone (no time stamps)."""
-    with zipfile.ZipFile(path, "w") as file:
+def file_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+    """The arrays as a compressed .npz whose content depends on the arrays alone (no time stamps, no system)."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as file:
         for name, array in arrays.items():
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
-            file.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue(), zipfile.ZIP_DEFLATED, 9)
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            entry.create_system = 3
+            file.writestr(entry, buffer.getvalue(), zipfile.ZIP_DEFLATED, 9)
+    return whole.getvalue()

@@ -119,7 +119,7 @@ class Reader:
         self.current = self.shared = Kind("shared", class_name)
         self.kinds: list[Kind] = []
         self.layers_are_given = self.option_is_open = False
-        self.options: list[Option] = []
+        self.options: list[Option] | None = None
 
     def kind(self, words: list[str]) -> None:
         """kind NAME: it starts with what all kinds of the file share."""
@@ -128,7 +128,8 @@ class Reader:
             shared, name=" ".join(words), groups=dict(shared.groups), slots=dict(shared.slots), patterns=dict(shared.patterns), layers=[]
         )
         self.kinds.append(self.current)
-        self.layers_are_given = False
+        self.layers_are_given = self.option_is_open = False
+        self.options = None
 
     def slots(self, words: list[str]) -> None:
         """slots LETTER: RAMP RAMP ..."""
@@ -155,6 +156,8 @@ class Reader:
 
     def option(self, words: list[str]) -> None:
         """option NAME or option NAME at X Y; its rows follow"""
+        if self.options is None:
+            raise LabError(f"the option {words[0]} belongs to no group; write `group NAME` above it")
         at = (int(words[2]), int(words[3])) if words[1:2] == ["at"] else (0, 0)
         self.options.append(Option(words[0], at))
         self.option_is_open = True
@@ -173,7 +176,10 @@ def check(kind: Kind) -> None:
         if not kind.groups.get(group):
             raise LabError(f"{where}: the layer '{group}' is no group with options")
         for option in kind.groups[group]:
-            codes = read_grid(option.rows, option.at)
+            try:
+                codes = read_grid(option.rows, option.at)
+            except LabError as error:
+                raise LabError(f"{where}, option '{option.name}' of '{group}': {error}") from error
             for slot, letter in enumerate(SLOTS):
                 if ((codes >= 10 + 4 * slot) & (codes <= 12 + 4 * slot)).any() and letter not in kind.slots:
                     raise LabError(f"{where}: option '{option.name}' of '{group}' draws '{letter}' without ramps; add 'slots {letter}: …'")

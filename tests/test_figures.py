@@ -1,0 +1,143 @@
+"""Pictures and charts: the pixels are those of the tensors, and nothing else changes."""
+
+import base64
+import io
+import random
+
+import checks
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+from small import pictures, sprite_arrays
+
+from sprites_lab import LabError, figures
+from sprites_lab.data import to_bytes, to_pictures
+
+LINES = {"one": ([1, 2, 3], [0.1, 0.4, 0.2]), "two": ([1, 2, 3], [0.3, 0.2, 0.1])}
+BLOCKS = {"init": (8, 16), "down1": (8, 8), "up1": (16, 8), "out": (8, 16)}
+CHARTS = {
+    "lines": lambda: figures.show_lines(LINES, "t", "loss", "a title", log_y=True, marks={"here": 2}, levels={"floor": 0.15}),
+    "bars": lambda: figures.show_bars({"a": [1, 2], "b": [3, 4]}, ["x", "y"], "count", "a title"),
+    "histograms": lambda: figures.show_histograms({"x_T": torch.linspace(-3, 3, 100)}, "value", "a title"),
+    "blocks": lambda: figures.show_blocks(BLOCKS, [("init", "out"), ("down1", "up1")], "a title"),
+}
+
+
+def pixels(figure):
+    return np.asarray(Image.open(io.BytesIO(figure.data)).convert("RGB"))
+
+
+def frames(data):
+    image = Image.open(io.BytesIO(data))
+    return [(np.asarray(f.convert("RGB")), f.info.get("duration")) for f in ImageSequence.Iterator(image)]
+
+
+def test_a_sheet_shows_every_picture_at_its_place():
+    checks.check_sheet()
+
+
+def test_a_sheet_of_one_picture_has_its_gutter_too():
+    sprite = sprite_arrays(1, size=3)["sprites"]
+    sheet = np.asarray(figures.tile(to_pictures(sprite), 8, 2))
+    assert sheet.shape == (10, 10, 3)
+    assert np.array_equal(sheet[2:8, 2:8], sprite[0].repeat(2, 0).repeat(2, 1)) and (sheet[:2] == 128).all()
+
+
+def test_every_colour_is_shown_as_the_bytes_that_would_be_saved():
+    x = torch.linspace(-1.5, 1.5, 3 * 256).reshape(1, 3, 16, 16)
+    sheet = np.asarray(figures.tile(torch.cat([x, x]), 2, 1))
+    assert np.array_equal(sheet[2:18, 2:18], to_bytes(x)[0])
+
+
+def test_names_and_titles_stand_beside_the_sheet_and_do_not_cover_it():
+    x0, _ = pictures(6, 4)
+    plain = pixels(figures.show_grid(x0, 3))
+    labelled = pixels(figures.show_grid(x0, 3, rows=["first", "second"], titles=["a", "b", "c"]))
+    top, left = labelled.shape[0] - plain.shape[0], labelled.shape[1] - plain.shape[1]
+    assert top > 0 and left > 0 and np.array_equal(labelled[top:, left:], plain)
+    assert (labelled[:top] < 100).any() and (labelled[top:, :left] < 100).any()
+    assert (labelled[0, 0] == 255).all()
+
+
+def test_a_film_strip_has_a_column_for_each_moment_and_a_row_for_each_picture():
+    moments = [pictures(2, 4, seed)[0] for seed in (1, 2, 3)]
+    strip = pixels(figures.film_strip(moments, ["t=3", "t=2", "t=0"], zoom=1))
+    strip = strip[strip.shape[0] - 14 :]
+    for column in range(3):
+        for row in range(2):
+            cell = strip[2 + 6 * row :, 2 + 6 * column :][:4, :4]
+            assert np.array_equal(cell, to_bytes(moments[column])[row])
+
+
+def test_frames_without_a_title_each_are_refused():
+    moments = [pictures(2, 4)[0]] * 3
+    with pytest.raises(LabError, match="3 frames with 2 titles"):
+        figures.film_strip(moments, ["a", "b"])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_an_animation_shows_all_moments_in_order_and_rests_on_the_last(kind):
+    moments = [torch.full((2, 3, 4, 4), level) for level in (-1.0, -0.2, 0.4, 1.0)]
+    shown = frames(figures.animation(moments, kind, ["a", "b", "c", "d"], zoom=3, milliseconds=100))
+    assert len(shown) == 4
+    for (picture, _), moment in zip(shown, moments, strict=True):
+        assert abs(int(picture[-8, 8, 0]) - int(to_bytes(moment)[0, 0, 0, 0])) <= 12  # at most 256 colours
+    assert shown[-1][1] == 1000 and shown[0][1] == 100
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_one_small_picture_with_captions_of_any_length_can_be_animated(kind):
+    moments = [pictures(1, 4, seed)[0] for seed in (1, 2, 3)]
+    shown = frames(figures.animation(moments, kind, ["noise", "a very long caption", "t = 0"], columns=1, zoom=1))
+    assert len(shown) == 3 and len({picture.shape for picture, _ in shown}) == 1
+
+
+def test_no_frame_is_lost_for_want_of_a_caption():
+    moments = [pictures(1, 4, seed)[0] for seed in (1, 2, 3)]
+    with pytest.raises(LabError, match="3 frames"):
+        figures.animation(moments, "PNG", ["only one"])
+
+
+@pytest.mark.parametrize("chart", CHARTS.values(), ids=CHARTS.keys())
+def test_a_chart_is_a_png_of_fixed_size_that_leaves_nothing_behind(chart):
+    before, settings, python = torch.get_rng_state(), dict(plt.rcParams), random.getstate()
+    figure = chart()
+    assert pixels(figure).shape == (300, 700, 3) and figure.data == chart().data
+    assert plt.get_fignums() == [] and dict(plt.rcParams) == settings
+    assert torch.equal(torch.get_rng_state(), before) and random.getstate() == python
+
+
+def test_a_chart_shows_its_values():
+    higher = figures.show_bars({"a": [1, 4]}, ["x", "y"], "count")
+    lower = figures.show_bars({"a": [4, 1]}, ["x", "y"], "count")
+
+    def blue(figure):
+        painted = (np.abs(pixels(figure).astype(int) - [0x3C, 0x68, 0xD0]).max(2) < 8).sum(0)
+        return painted[:350].sum(), painted[350:].sum()
+
+    left, right = blue(higher)
+    assert right > 3 * left and blue(lower)[0] > 3 * blue(lower)[1]
+
+
+def test_a_notebook_gets_a_png_and_a_text_and_nothing_else():
+    figure = figures.show_grid(pictures(2, 4)[0], alt="two sprites")
+    bundle, metadata = figure._repr_mimebundle_()
+    assert set(bundle) == {"image/png", "text/plain"} and bundle["text/plain"] == "two sprites"
+    assert base64.b64decode(bundle["image/png"]) == figure.data
+    assert metadata == {"image/png": {"alt": "two sprites"}}
+    assert not any(hasattr(figure, f"_repr_{kind}_") for kind in ("html", "javascript", "svg"))
+
+
+def test_a_figure_can_be_saved(tmp_path):
+    figure = figures.show_grid(pictures(2, 4)[0])
+    figure.save(str(tmp_path / "grid.png"))
+    assert (tmp_path / "grid.png").read_bytes() == figure.data
+
+
+def test_pictures_are_shown_as_they_are_and_not_changed():
+    x0 = pictures(2, 4)[0] * 3
+    before = x0.clone()
+    figures.show_grid(x0.requires_grad_())
+    assert torch.equal(x0, before)

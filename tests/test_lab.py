@@ -1,0 +1,146 @@
+"""What notebooks and commands need around the algorithms."""
+
+import signal
+import threading
+
+import checks
+import pytest
+import torch
+from small import write_weights
+
+from sprites_lab import LabError, lab
+
+
+def test_starting_noise():
+    checks.check_starting_noise()
+
+
+def test_starting_noise_is_the_same_in_every_run():
+    found = lab.starting_noise(2, seed=3)[1]
+    assert torch.equal(found, torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(3 * 1_000_003 + 1)))
+    assert lab.starting_noise(2, size=8).shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("value, expected", [(None, 1), ("quick", 1), ("full", 2)])
+def test_the_scale_follows_the_environment(monkeypatch, value, expected):
+    monkeypatch.delenv("SPRITES_LAB_SCALE", raising=False)
+    if value:
+        monkeypatch.setenv("SPRITES_LAB_SCALE", value)
+    assert lab.scale(1, 2) == expected
+
+
+def test_an_unknown_scale_is_refused(monkeypatch):
+    monkeypatch.setenv("SPRITES_LAB_SCALE", "huge")
+    with pytest.raises(LabError, match="'huge', but must be quick or full"):
+        lab.scale(1, 2)
+
+
+@pytest.mark.parametrize("cuda, mps, best", [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_is_the_best_device_here_and_a_missing_one_is_refused(monkeypatch, cuda, mps, best):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert lab.pick_device().type == best and lab.pick_device("cpu").type == "cpu"
+    for name, there in (("cuda", cuda), ("mps", mps), ("cuda:0", cuda)):
+        if there:
+            assert lab.pick_device(name) == torch.device(name)
+        else:
+            with pytest.raises(LabError, match=f"--device {name}.*--device cpu"):
+                lab.pick_device(name)
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "CUDA", "tpu", "cpu:x", "cpu:", ":0"])
+def test_a_device_that_does_not_exist_is_refused(name):
+    with pytest.raises(LabError, match="device"):
+        lab.pick_device(name)
+
+
+def test_bfloat16_is_used_on_a_cpu_only_where_it_has_tiles(monkeypatch):
+    for there, dtype in ((True, torch.bfloat16), (False, None)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda there=there: there, raising=False)
+        assert lab.fast_dtype(torch.device("cpu")) is dtype
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert lab.fast_dtype(torch.device("cpu")) is None and lab.fast_dtype(torch.device("mps")) is None
+
+
+def test_snapshots_are_found_by_epoch_and_others_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(lab, "WEIGHTS", tmp_path)
+    write_weights(tmp_path / "epoch-04.safetensors", epoch=4)
+    assert lab.load_snapshot(4).facts["epoch"] == 4
+    with pytest.raises(LabError, match="no snapshot of epoch 5; there are: 0, 4, 8, 31"):
+        lab.load_snapshot(5)
+    with pytest.raises(LabError, match="epoch-08"):
+        lab.load_snapshot(8)
+
+
+def test_progress_passes_every_step_through_and_is_silent_for_stored_outputs(capsys, monkeypatch):
+    monkeypatch.setenv("SPRITES_LAB_STATIC", "1")
+    assert list(lab.progress(iter(range(5)), 5, "steps")) == [0, 1, 2, 3, 4]
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("SPRITES_LAB_STATIC", "0")
+    assert list(lab.progress(iter(range(5)), 5, "steps")) == [0, 1, 2, 3, 4]
+    assert "steps" in capsys.readouterr().err
+
+
+# Ctrl-C
+
+
+def steps(log, interrupt_at=None):
+    """Numbers 0..4; raises SIGINT in the middle of one of them."""
+    try:
+        for number in range(5):
+            if number == interrupt_at:
+                signal.raise_signal(signal.SIGINT)
+            log.append(number)
+            yield number
+    finally:
+        log.append("closed")
+
+
+@pytest.fixture
+def interruptible():
+    """Python's own reaction to Ctrl-C, even where the tests run in the background with Ctrl-C switched off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the handler was not put back"
+    signal.signal(signal.SIGINT, before)
+
+
+def test_whole_steps_are_the_steps(interruptible):
+    log = []
+    assert list(lab.whole_steps(steps(log))) == [0, 1, 2, 3, 4] and log[-1] == "closed"
+
+
+@pytest.mark.parametrize("moment", [0, 2, 4])
+def test_ctrl_c_waits_for_the_running_step_which_is_still_reported(interruptible, moment):
+    log, seen = [], []
+    with pytest.raises(KeyboardInterrupt):
+        for number in lab.whole_steps(steps(log, moment)):
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            seen.append(number)
+    assert seen == list(range(moment + 1))
+
+
+def test_after_ctrl_c_the_steps_are_closed_before_anyone_speaks_of_it(interruptible):
+    log = []
+    try:
+        for _ in lab.whole_steps(steps(log, 2)):
+            pass
+    except KeyboardInterrupt:
+        assert log == [0, 1, 2, "closed"]
+
+
+def test_an_error_in_a_step_puts_the_handler_back(interruptible):
+    def failing():
+        yield 1
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        list(lab.whole_steps(failing()))
+
+
+def test_off_the_main_thread_no_handler_is_set(interruptible):
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(lab.whole_steps(steps([]))))
+    thread.start()
+    thread.join()
+    assert found == [0, 1, 2, 3, 4]

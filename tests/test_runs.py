@@ -1,0 +1,279 @@
+"""Training runs in a folder: checkpoints, going on, refusing to mix runs up, surviving a kill."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import SHORT, in_a_fork, network, same_tensors, snapshot, write_sprites, write_weights
+
+from sprites_lab import LabError, checkpoints, runs
+from sprites_lab.runs import go, open_run
+
+CPU = torch.device("cpu")
+RECIPE = dict(epochs=4, batch_size=4, features=8, precision="float32", average_decay=0.9)  # 12 sprites: 3 updates an epoch
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def sprites(tmp_path):
+    return write_sprites(tmp_path / "sprites.npz")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def start(folder, sprites, resume=False, **changes):
+    chosen = {} if resume else RECIPE
+    return open_run(folder, resume, CPU, sprites, **chosen | changes)
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_and_resumed_writes_the_same_network_as_a_straight_one(tmp_path, folder, sprites):
+    list(go(start(tmp_path / "straight", sprites), 100))
+    steps = go(start(folder, sprites), 3)
+    for progress in steps:
+        if progress.updates == 7:
+            break
+    steps.close()
+    again = start(folder, sprites, resume=True)
+    assert again.state.updates == 7 and again.recipe == runs.RECIPE | RECIPE
+    assert [p.updates for p in go(again, 3)] == [8, 9, 10, 11, 12]
+    for name in (runs.FINAL, "epoch-00.safetensors", "epoch-03.safetensors", "step-00000012.safetensors"):
+        one, other = (checkpoints.load(place / name) for place in (tmp_path / "straight", folder))
+        assert same_tensors(one.groups, other.groups), name
+        assert one.facts == other.facts, name
+
+
+def test_a_run_writes_what_it_promises(folder, sprites):
+    run = start(folder, sprites)
+    assert run.updates_per_epoch == 3 and run.total == 12
+    seen = list(go(run, 5))
+    assert names(folder) == [
+        "epoch-00.safetensors", "epoch-03.safetensors", "log.csv", "sprites.safetensors",
+        "step-00000010.safetensors", "step-00000012.safetensors",
+    ]  # fmt: skip
+    final = checkpoints.load(folder / runs.FINAL)
+    assert final.facts["classes"] == ["hero", "non-hero", "food", "spell", "side-facing"]
+    assert (final.facts["kind"], final.facts["weights"], final.facts["updates"]) == ("network", "average", 12)
+    expected = {n: t.half().float() if t.is_floating_point() else t for n, t in run.state.average.state_dict().items()}
+    assert same_tensors(final.model.state_dict(), expected)
+    last = checkpoints.load(folder / "epoch-03.safetensors")
+    expected = {n: t.half().float() if t.is_floating_point() else t for n, t in run.state.model.state_dict().items()}
+    assert same_tensors(last.model.state_dict(), expected)
+    with open(folder / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["updates"] for row in rows] == ["5", "10", "12"]
+    assert abs(float(rows[0]["loss"]) - np.mean([p.loss for p in seen[:5]])) < 1e-4
+    assert abs(float(rows[2]["loss"]) - np.mean([p.loss for p in seen[10:]])) < 1e-4
+
+
+def test_only_the_training_split_is_trained_on(folder, sprites, monkeypatch):
+    seen = []
+
+    def spy(state, schedule, x0, contexts, *recipe, **more):
+        seen.append((x0, contexts))
+        return iter([])
+
+    monkeypatch.setattr(runs, "train", spy)
+    run = start(folder, sprites)
+    list(go(run))
+    (x0, contexts), training = seen[0], np.arange(16) % 4 != 3
+    assert torch.equal(x0, run.sprites.pictures()[training]) and torch.equal(contexts, torch.eye(5)[np.arange(16)[training] % 5])
+
+
+def test_the_first_weights_follow_from_the_seed(folder, sprites):
+    before = torch.get_rng_state()
+    one, same, other = (snapshot(start(folder, sprites, seed=seed).state.model.state_dict()) for seed in (1, 1, 2))
+    assert same_tensors(one, same) and not same_tensors(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_stopping_early_keeps_the_last_whole_update_and_closing_at_once_keeps_nothing(folder, sprites):
+    steps = go(start(folder, sprites), 100)
+    next(steps), next(steps)
+    steps.close()
+    assert names(folder) == ["log.csv", "step-00000002.safetensors"]
+    steps = go(start(folder, sprites, resume=True), 100)
+    steps.close()
+    assert names(folder) == ["log.csv", "step-00000002.safetensors"]
+
+
+def test_a_used_folder_is_refused_without_resume_and_an_empty_one_with_it(folder, sprites):
+    with pytest.raises(LabError, match="no readable checkpoint.*without --resume"):
+        start(folder, sprites, resume=True)
+    assert not folder.exists()
+    steps = go(start(folder, sprites), 100)
+    next(steps)
+    steps.close()
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(LabError, match="already holds a run.*--resume"):
+        start(folder, sprites)
+    assert before == {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_a_folder_with_a_finished_network_is_refused(folder, sprites):
+    folder.mkdir()
+    (folder / runs.FINAL).write_text("a network")
+    with pytest.raises(LabError, match="finished network"):
+        start(folder, sprites)
+
+
+def test_a_run_may_start_from_the_weights_of_a_file(folder, sprites, tmp_path):
+    weights = str(write_weights(tmp_path / "start.safetensors", network(4)))
+    run = start(folder, sprites, start=weights)
+    assert same_tensors(snapshot(run.state.model.state_dict()), snapshot(network(4).state_dict()))
+    assert same_tensors(snapshot(run.state.average.state_dict()), snapshot(network(4).state_dict())) and run.state.updates == 0
+    steps = go(run, 100)
+    next(steps)
+    steps.close()
+    assert start(folder, sprites, resume=True, start=weights).recipe["start"] == weights
+    with pytest.raises(LabError, match="start=.* keeps its recipe"):
+        start(folder, sprites, resume=True, start="other.safetensors")
+
+
+@pytest.mark.parametrize("sizes", [dict(height=8), dict(context_size=3)], ids=str)
+def test_a_start_of_other_sizes_than_the_sprites_is_refused(folder, sprites, tmp_path, sizes):
+    weights = write_weights(tmp_path / "start.safetensors", network(**sizes))
+    with pytest.raises(LabError, match="without --start"):
+        start(folder, sprites, start=str(weights))
+
+
+@pytest.fixture
+def begun(folder, sprites):
+    steps = go(start(folder, sprites), 1)
+    next(steps), next(steps)
+    steps.close()
+    return folder
+
+
+@pytest.mark.parametrize("change", [dict(epochs=5), dict(batch_size=5), dict(seed=1), dict(features=16), dict(learning_rate=0.1)], ids=str)
+def test_a_resumed_run_keeps_its_recipe(begun, sprites, change):
+    with pytest.raises(LabError, match=f"{next(iter(change))}=.* keeps its recipe"):
+        start(begun, sprites, resume=True, **change)
+    assert start(begun, sprites, resume=True, **{name: RECIPE.get(name, runs.RECIPE[name]) for name in change}).state.updates == 2
+
+
+def test_a_resumed_run_keeps_its_sprites(begun, tmp_path):
+    with pytest.raises(LabError, match="trained on other sprites"):
+        start(begun, write_sprites(tmp_path / "other.npz", seed=1), resume=True)
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(begun, sprites):
+    newest = begun / "step-00000002.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert start(begun, sprites, resume=True).state.updates == 1
+
+
+def test_a_network_file_that_poses_as_a_checkpoint_is_refused_with_a_sentence(folder, sprites):
+    list(go(start(folder, sprites, epochs=1), 100))
+    for name in names(folder):
+        if name.startswith("step"):
+            (folder / name).unlink()
+    (folder / runs.FINAL).rename(folder / "step-00000009.safetensors")
+    with pytest.raises(LabError):
+        start(folder, sprites, resume=True)
+
+
+def test_a_loss_that_explodes_keeps_what_was_trained_so_far(folder, sprites, monkeypatch):
+    from sprites_lab import training
+
+    real = training.noise_loss
+
+    def poisoned(model, schedule, x0, context, t, noise):
+        value = real(model, schedule, x0 * (float("nan") if run.state.updates == 3 else 1), context, t, noise)
+        return value
+
+    run = start(folder, sprites)
+    monkeypatch.setattr(runs, "train", lambda *given, **more: training.train(*given, **more, loss=poisoned))
+    with pytest.raises(LabError, match="loss became nan at update 4"):
+        list(go(run, 100))
+    assert checkpoints.latest(folder) == checkpoints.step_path(folder, 3)
+
+
+@pytest.mark.parametrize("change, word", [
+    (dict(batch_size=0), "batch_size"), (dict(epochs=0), "epochs"), (dict(learning_rate=-1.0), "learning_rate"),
+    (dict(context_dropout=2.0), "context_dropout"), (dict(features=7), "features"), (dict(timesteps=0), "timesteps"),
+])  # fmt: skip
+def test_a_recipe_that_cannot_be_meant_leaves_no_folder(folder, sprites, change, word):
+    with pytest.raises(LabError, match=word):
+        run = start(folder, sprites, **change)
+        assert run.total >= 0
+        next(go(run))
+    assert not folder.exists() or names(folder) == []
+
+
+# The command, killed and interrupted
+
+
+def train(folder, sprites, *more):
+    """Start `python -m sprites_lab train` in a process that reacts to Ctrl-C as in a terminal."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sprites_lab", "train", "--out", folder, "--sprites", sprites, *more],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+def wait_for_a_checkpoint(process, folder, after=0):
+    until = time.monotonic() + 60
+    while not [p for p in folder.glob("step-*.safetensors") if int(p.stem[5:]) > after]:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < until, "no checkpoint within a minute"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_run_survives_kills_at_random_moments(folder, sprites):
+    def train_on():
+        list(go(start(folder, sprites, resume=checkpoints.latest(folder) is not None), save_every=1))
+
+    chance, done = np.random.default_rng(2), 0
+    for _ in range(10):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(in_a_fork(train_on))
+        time.sleep(0.1 + 0.4 * chance.random())
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for child in [*map(int, children), pid]:
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        newest = checkpoints.latest(folder) if folder.exists() else None
+        updates = checkpoints.load(newest).facts["updates"] if newest else 0
+        assert updates >= done
+        done = updates
+    assert done > 0
+    list(go(start(folder, sprites, resume=done > 0)))
+    assert checkpoints.load(folder / runs.FINAL).facts["updates"] == 12 and not list(folder.glob(".*"))
+
+
+@pytest.mark.slow
+def test_the_command_survives_a_kill_and_saves_at_ctrl_c(folder, sprites):
+    process = train(folder, sprites, *SHORT, "--epochs", "1000", "--save-every", "5")
+    wait_for_a_checkpoint(process, folder)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = checkpoints.load(checkpoints.latest(folder)).facts["updates"]
+    (folder / f".step-00000099.safetensors.{process.pid}-0123abcd.tmp").write_text("half a file")
+
+    process = train(folder, sprites, "--save-every", "7", "--resume")
+    wait_for_a_checkpoint(process, folder, done)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors and "Exception ignored" not in errors, errors
+    last = checkpoints.load(checkpoints.latest(folder)).facts["updates"]
+    assert f"stopped after update {last};" in errors and "--resume" in errors and last > done
+    assert not list(folder.glob(".*"))

@@ -1,0 +1,159 @@
+"""Training: the target, the draws, the update, stopping and going on."""
+
+import math
+
+import checks
+import pytest
+import torch
+from checks import run
+from oracle import close
+from small import Pixelwise, network, pictures, same_tensors, snapshot
+
+from sprites_lab import LabError, TrainingState, linear_schedule, train, training
+
+
+@pytest.mark.parametrize("check", [
+    checks.check_training_target, checks.check_loss_by_hand, checks.check_timesteps_are_uniform, checks.check_contexts,
+    checks.check_epochs, checks.check_one_update_by_hand, checks.check_average_of_a_run, checks.check_resume,
+    checks.check_yields, checks.check_bad_loss_changes_nothing,
+], ids=lambda check: check.__name__)  # fmt: skip
+def test_training(check):
+    check()
+
+
+@pytest.mark.oracle
+def test_dropping_contexts_always_or_never_is_exact():
+    context = torch.eye(5)
+    assert torch.equal(training.drop_context(context, 0.0, torch.Generator()), context)
+    assert not training.drop_context(context, 1.0, torch.Generator()).any()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_bit_for_bit_through_a_file_at_every_split():
+    checks.check_resume(checks.small_unet, onward=1, size=4, through_file=True)
+
+
+def test_a_run_that_went_on_draws_the_same_pictures_as_the_straight_one():
+    from sprites_lab import conditioned, ddim, final
+
+    ends = []
+    for split in (None, 7):
+        state = TrainingState(Pixelwise())
+        if split:
+            run(state, split)
+            state, kept = TrainingState(Pixelwise(seed=4)), state
+            state.load(snapshot(kept.tensors()), kept.updates)
+        run(state)
+        assert state.updates == 24
+        ends.append(final(ddim(conditioned(state.average, torch.eye(5)[1]), linear_schedule(), pictures()[0], 5)))
+    assert torch.equal(*ends)
+
+
+def test_a_loaded_state_does_not_share_its_tensors():
+    state, other = TrainingState(Pixelwise()), TrainingState(Pixelwise(seed=1))
+    run(state, 3)
+    tensors = snapshot(state.tensors())
+    other.load(tensors, 3)
+    kept = snapshot(tensors)
+    run(other, 3)
+    assert other.updates == 6 and same_tensors(tensors, kept)
+
+
+def test_a_finished_run_yields_nothing_more():
+    state = TrainingState(Pixelwise())
+    assert len(run(state)) == 24
+    before = snapshot(state.tensors())
+    assert run(state) == [] and same_tensors(before, snapshot(state.tensors()))
+
+
+def test_seeds_decide_the_run():
+    ends = []
+    for seed in (3, 3, 4):
+        state = TrainingState(Pixelwise())
+        run(state, 6, seed=seed)
+        ends.append(snapshot(state.tensors()))
+    assert same_tensors(ends[0], ends[1]) and not same_tensors(ends[0], ends[2])
+
+
+def test_neighbouring_seeds_and_updates_have_nothing_in_common():
+    keys = [(seed, update, purpose) for seed in (0, 1, 2, 10**12) for update in range(50) for purpose in (0, 1)]
+    draws = torch.stack([torch.randn(64, generator=training.seeded(*key)) for key in keys])
+    assert torch.equal(draws[7], torch.randn(64, generator=training.seeded(*keys[7])))
+    likeness = torch.corrcoef(draws) - torch.eye(len(keys))
+    assert likeness.abs().max() < 5.5 / math.sqrt(64)
+    assert len({tuple(row.tolist()) for row in draws}) == len(keys)
+
+
+def test_a_picture_that_poisons_the_network_leaves_the_state_as_it_was():
+    x0, contexts = pictures()
+    x0[4] = math.nan
+    state, kept = TrainingState(Pixelwise()), None
+    kept = snapshot(state.tensors())
+    with pytest.raises(LabError, match="loss became nan"):
+        for _ in train(state, linear_schedule(), x0, contexts, epochs=1, batch_size=2):
+            kept = snapshot(state.tensors())
+    assert same_tensors(kept["average"], snapshot(state.average.state_dict()))
+    parameters = dict(state.model.named_parameters())
+    assert all(torch.equal(kept["model"][name], p) for name, p in parameters.items())
+    assert same_tensors(kept["model"], snapshot(state.model.state_dict())), "batch-norm statistics took in the bad batch"
+
+
+def test_a_far_too_large_learning_rate_stops_with_finite_weights():
+    state = TrainingState(Pixelwise())
+    with pytest.raises(LabError, match="smaller learning_rate"):
+        run(state, learning_rate=1e30)
+    assert all(t.isfinite().all() for t in state.model.state_dict().values())
+
+
+def test_an_error_in_the_loss_leaves_eval_mode_and_the_position():
+    def loss(*_):
+        raise RuntimeError("no memory")
+
+    state = TrainingState(Pixelwise())
+    before = snapshot(state.tensors())
+    with pytest.raises(RuntimeError, match="no memory"):
+        run(state, loss=loss)
+    assert state.updates == 0 and not state.model.training and same_tensors(before, snapshot(state.tensors()))
+
+
+def test_the_average_starts_as_the_network_and_is_never_trained_itself():
+    state = TrainingState(Pixelwise())
+    assert same_tensors(snapshot(state.model.state_dict()), snapshot(state.average.state_dict()))
+    assert not any(p.requires_grad for p in state.average.parameters())
+    run(state, 3, average_decay=1.0)
+    assert not same_tensors(snapshot(state.model.state_dict()), snapshot(state.average.state_dict()))
+
+
+@pytest.mark.parametrize("change, word", [
+    (dict(epochs=0), "epochs"), (dict(epochs=2.5), "epochs"), (dict(epochs=True), "epochs"), (dict(batch_size=0), "batch_size"),
+    (dict(batch_size="4"), "batch_size"), (dict(learning_rate=0), "learning_rate"), (dict(learning_rate=math.nan), "learning_rate"),
+    (dict(learning_rate=math.inf), "learning_rate"), (dict(context_dropout=-0.1), "context_dropout"),
+    (dict(context_dropout=math.nan), "context_dropout"), (dict(average_decay=1.1), "average_decay"),
+])  # fmt: skip
+def test_a_recipe_that_cannot_be_meant_is_refused(change, word):
+    with pytest.raises(LabError, match=word):
+        run(TrainingState(Pixelwise()), **change)
+
+
+@pytest.mark.parametrize("sprites, contexts", [(0, 0), (3, 2)])
+def test_sprites_without_a_context_each_are_refused(sprites, contexts):
+    with pytest.raises(LabError, match="one context for each sprite"):
+        run(TrainingState(Pixelwise()), x0=torch.zeros(sprites, 3, 4, 4), contexts=torch.zeros(contexts, 5))
+
+
+def test_training_in_bfloat16_keeps_weights_and_statistics_in_float32():
+    state = TrainingState(network(height=4))
+    x0, contexts = pictures(size=4)
+    done = run(state, 3, x0=x0, contexts=contexts, autocast=torch.bfloat16)
+    plain = run(TrainingState(network(height=4)), 3, x0=x0, contexts=contexts)
+    assert {t.dtype for t in state.model.state_dict().values()} == {torch.float32, torch.int64}
+    close([p.loss for p in done], [p.loss for p in plain], 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_sprite_is_learnt_in_110_updates(seed):
+    x0 = torch.where(torch.arange(16).reshape(4, 4) % 5 < 2, 1.0, -1.0).expand(64, 3, 4, 4).contiguous()
+    state, contexts = TrainingState(network(seed, features=16, height=4)), torch.eye(5)[:1].expand(64, 5)
+    losses = [p.loss for p in run(state, x0=x0, contexts=contexts, epochs=110, batch_size=64, learning_rate=1e-2, seed=seed)]
+    assert sum(losses[-20:]) / 20 < 0.1 * losses[0]
