@@ -38,6 +38,7 @@ class Run(NamedTuple):
     schedule: NoiseSchedule
     state: TrainingState
     device: torch.device
+    updates_before: int  # of the network that the run began with
 
     @property
     def updates_per_epoch(self) -> int:
@@ -71,11 +72,11 @@ def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: st
     if found and found.facts["sprites_sha256"] != sha:
         raise LabError(f"{newest} was trained on other sprites than {path}; give the same file with --sprites, or start a new run")
     check_recipe(data.train.sprites, data.train.labels, *(recipe[name] for name in CHECKED))
-    model, schedule = (found.model, found.schedule) if found else first_network(recipe, data)
+    model, schedule, before = (found.model, found.schedule, found.facts.get("updates_before", 0)) if found else first_network(recipe, data)
     state = TrainingState(model.to(memory_format=torch.channels_last), device)  # the layout that convolutions are fastest in
     if found:
         state.load(found.groups, found.facts["updates"])
-    return Run(folder, recipe, data, sha, schedule, state, device)
+    return Run(folder, recipe, data, sha, schedule, state, device, before)
 
 
 def continued_recipe(facts: dict[str, Any], chosen: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -86,8 +87,8 @@ def continued_recipe(facts: dict[str, Any], chosen: dict[str, Any], path: Path) 
     return facts["recipe"]
 
 
-def first_network(recipe: dict[str, Any], sprites: SpriteSet) -> tuple[ContextUnet, NoiseSchedule]:
-    """The network that a run begins with and its schedule: those of the file `start`, or untrained ones.
+def first_network(recipe: dict[str, Any], sprites: SpriteSet) -> tuple[ContextUnet, NoiseSchedule, int]:
+    """The network that a run begins with, its schedule and its updates so far: those of the file `start`, or untrained ones.
 
     Untrained weights follow from the seed alone; the global random state is put back.
     """
@@ -99,10 +100,10 @@ def first_network(recipe: dict[str, Any], sprites: SpriteSet) -> tuple[ContextUn
             raise LabError(f"{recipe['start']} draws {sizes['height']} pixels and {sizes['context_size']} classes, the sprites have {height} and {classes}; train without --start")
         if recipe["features"] not in (RECIPE["features"], sizes["features"]):
             raise LabError(f"{recipe['start']} has {sizes['features']} features, not {recipe['features']}; leave --features out")
-        return found.model, found.schedule
+        return found.model, found.schedule, found.facts.get("updates_before", 0) + found.facts.get("updates", 0)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe["seed"])
-        return ContextUnet(recipe["features"], classes, height, timesteps=recipe["timesteps"]), linear_schedule(recipe["timesteps"])
+        return ContextUnet(recipe["features"], classes, height, timesteps=recipe["timesteps"]), linear_schedule(recipe["timesteps"]), 0
 
 
 def go(run: Run, save_every: int = 200) -> Iterator[Progress]:
@@ -137,7 +138,7 @@ def facts_of(run: Run, **more: Any) -> dict[str, Any]:
     """What a file of this run says about itself."""
     machine = f"{platform.machine()}, {run.device.type}, torch {torch.__version__.partition('+')[0]}, {torch.get_num_threads()} threads"
     return dict(
-        recipe=run.recipe, updates=run.state.updates, classes=list(run.sprites.class_names), sprites_sha256=run.sprites_sha256,
+        recipe=run.recipe, updates=run.state.updates, updates_before=run.updates_before, classes=list(run.sprites.class_names), sprites_sha256=run.sprites_sha256,
         sprites_lab=__version__, machine=machine, **more,
     )
 

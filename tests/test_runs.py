@@ -57,6 +57,26 @@ def test_a_run_that_was_stopped_and_resumed_writes_the_same_network_as_a_straigh
         assert one.facts == other.facts, name
 
 
+def test_a_run_can_begin_with_trained_weights_and_counts_all_updates(folder, sprites, tmp_path):
+    weights = write_weights(tmp_path / "trained.safetensors", network(seed=3), updates=40, updates_before=2)
+    run = start(folder, sprites, start=str(weights))
+    assert same_tensors(run.state.model.state_dict(), network(seed=3).state_dict())
+    steps = go(run, 1)
+    next(steps)
+    steps.close()
+    facts = checkpoints.load(checkpoints.latest(folder)).facts
+    assert (facts["updates"], facts["updates_before"], facts["recipe"]["start"]) == (1, 42, str(weights))
+    assert start(folder, sprites, resume=True).updates_before == 42
+
+
+@pytest.mark.parametrize("sizes, word", [(dict(height=8), "8 pixels"), (dict(context_size=3), "3 classes"), (dict(features=16), "16 features")])
+def test_trained_weights_that_do_not_fit_are_refused(folder, sprites, tmp_path, sizes, word):
+    weights = write_weights(tmp_path / "trained.safetensors", network(**sizes))
+    with pytest.raises(LabError, match=word):
+        start(folder, sprites, start=str(weights))
+    assert not folder.exists()
+
+
 def test_a_run_writes_what_it_promises(folder, sprites):
     run = start(folder, sprites)
     assert run.updates_per_epoch == 3 and run.total == 12
