@@ -4,6 +4,12 @@ A noise predictor is anything you can call as predict_noise(x_t, t). A schedule 
 walks from noise to picture by asking a predictor; training makes a predictor good.
 """
 
+import os
+
+# Before torch starts its threads: let them sleep while they wait for each other. When they spin instead, two programs
+# on the same cores slow each other down ten times, and nothing is gained when there is only one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from sprites_lab.errors import LabError
 from sprites_lab.predictors import clamped, conditioned, guided
 from sprites_lab.samplers import Step, ddim, ddpm, final
