@@ -70,7 +70,7 @@ def ddim_step(
 ) -> Tensor:
     """The guess x0 with noise for t_next: mostly the noise predicted at t, a share of `eta` drawn afresh."""
     now, then = schedule.alpha_bar[t], schedule.alpha_bar[t_next]
-    fresh = eta * ((1 - then) / (1 - now) * (1 - now / then)).sqrt()
+    fresh = eta * ((1 - then) / (1 - now) * (1 - now / then)).clamp(min=0).sqrt()  # none on a step towards more noise
     kept = (1 - then - fresh**2).clamp(min=0).sqrt()
     x_t = at(schedule.signal_scale, t_next, x0) * x0 + kept.to(x0) * noise
     return x_t + fresh.to(x0) * fresh_noise(x0, generator) if fresh > 0 else x_t
