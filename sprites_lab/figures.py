@@ -76,17 +76,20 @@ def animation(
 
 
 def tile(pictures: Tensor, columns: int, zoom: int) -> Image.Image:
-    """A sheet of pictures with a grey gutter of 2 pixels between them and around."""
-    from torchvision.utils import make_grid
+    """A sheet of pictures with a grey gutter of 2 pixels between them and around.
 
-    clipped = pictures.detach().float().cpu().clamp(-1, 1)
-    large = clipped.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
-    grey = GUTTER / 255
-    if len(large) == 1:  # make_grid leaves a single picture without its frame
-        sheet = torch.nn.functional.pad((large[0] + 1) / 2, (2, 2, 2, 2), value=grey)
-    else:
-        sheet = make_grid((large + 1) / 2, nrow=min(columns, len(pictures)), padding=2, pad_value=grey)
-    return Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy())
+    (As torchvision's make_grid would do it, whose import alone takes longer than sampling a sheet.)
+    """
+    shown = ((pictures.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
+    large = shown.permute(0, 2, 3, 1).numpy().repeat(zoom, 1).repeat(zoom, 2)
+    count, height, width, _ = large.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + 2) + 2, columns * (width + 2) + 2, 3), GUTTER, np.uint8)
+    for i, picture in enumerate(large):
+        y, x = i // columns * (height + 2) + 2, i % columns * (width + 2) + 2
+        sheet[y : y + height, x : x + width] = picture
+    return Image.fromarray(sheet)
 
 
 def label_grid(sheet: Image.Image, cell: int, rows: Sequence[str], titles: Sequence[str]) -> Image.Image:
