@@ -332,3 +332,11 @@ def test_the_shipped_sprites_keep_the_split(monkeypatch):
     assert not any(sprite.tobytes() in test for sprite in sprites[~held_out])
     close(held_out.mean(), 0.1, 0.02)
     assert (sprites == 255).all(3).any((1, 2)).all()  # every sprite stands on white
+
+
+def test_a_set_with_more_palettes_than_int16_can_number_keeps_them_all():
+    count, kinds = 33_000, artist.all_kinds()
+    blank, codes = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.int16)
+    rows = [(0, artist.Sprite(blank, codes, {"palette": f"p{i:05d}"}), False) for i in range(count)]
+    arrays = artist.as_arrays(rows, kinds)
+    assert arrays["factor_palette"].dtype == np.int32 and (arrays["factor_palette"] == np.arange(count)).all()

@@ -86,7 +86,8 @@ def as_arrays(rows: list[tuple[int, Sprite, bool]], kinds: tuple[Kind, ...]) -> 
         values = [sprite.factors.get(factor) for _, sprite, _ in rows]
         names = sorted({value for value in values if value is not None})
         place = {name: i for i, name in enumerate(names)} | {None: -1}
-        arrays[f"factor_{factor}"] = np.array([place[value] for value in values], np.int16)
+        whole = np.int16 if len(names) < 1 << 15 else np.int32  # a very large set has more palettes than int16 can number
+        arrays[f"factor_{factor}"] = np.array([place[value] for value in values], whole)
         arrays[f"factor_{factor}_names"] = np.array(names)
     return arrays
 
