@@ -1,4 +1,4 @@
-"""The command line: python -m sprites_lab train | sample | draw."""
+"""The command line: python -m sprites_lab train | sample | evaluate | draw | train-classifier."""
 
 import argparse
 import sys
@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   python -m sprites_lab sample --out walk.gif           the walk from noise to sprites
   python -m sprites_lab train                           train a network in runs/first (hours on a laptop; can be stopped)
   python -m sprites_lab train --resume                  go on where it stopped
+  python -m sprites_lab evaluate --count 100            are the classes of its sprites recognised?
   python -m sprites_lab draw --out sprites.npz          draw the bundled sprites again
 """
 
@@ -38,10 +39,12 @@ def parser() -> argparse.ArgumentParser:
         "sprites_lab", description="Diffusion on 16x16 sprites: train a network, sample sprites from it, draw the training set.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(title="commands", required=True, metavar="train | sample | draw")
+    commands = top.add_subparsers(title="commands", required=True, metavar="train | sample | evaluate | draw | train-classifier")
     add_train(command(commands, "train", train_command, "train a network on sprites; stop with Ctrl-C, go on with --resume"))
     add_sample(command(commands, "sample", sample_command, "make new sprites with a trained network"))
+    add_evaluate(command(commands, "evaluate", evaluate_command, "measure how good a trained network's sprites are"))
     add_draw(command(commands, "draw", draw_command, "draw the bundled sprite set with code, bit for bit"))
+    add_train_classifier(command(commands, "train-classifier", train_classifier_command, "train the classifier by which `evaluate` judges"))
     return top
 
 
@@ -92,9 +95,33 @@ def add_sample(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 
+def add_evaluate(sub: argparse.ArgumentParser) -> None:
+    """Options of `evaluate`."""
+    sub.add_argument("--weights", type=Path, metavar="FILE", help="trained network; the shipped one if left out")
+    sub.add_argument("--classifier", type=Path, metavar="FILE", help="the judge; the shipped one if left out")
+    sub.add_argument("--sprites", type=Path, metavar="FILE", help="sprite file (.npz) with held-out sprites; the bundled set if left out")
+    sub.add_argument("--count", type=int, default=500, metavar="N", help="how many sprites of each class")
+    sub.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddpm", help="ddpm walks all 500 steps, ddim as few as you like")
+    sub.add_argument("--steps", type=int, metavar="N", help="steps of the walk, 1 to 500 (ddim: 20, ddpm: always 500)")
+    sub.add_argument("--scale", type=float, default=1.0, help="guidance: 1 plain, above 1 pushed towards the context")
+    sub.add_argument("--seed", type=int, default=0, help="other numbers start from other noise")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    sub.add_argument("--json", type=Path, metavar="FILE.json", help="also write the numbers")
+
+
+def add_train_classifier(sub: argparse.ArgumentParser) -> None:
+    """Options of `train-classifier`."""
+    sub.add_argument("--out", type=Path, default=Path("runs/classifier.safetensors"), metavar="FILE", help="where the classifier goes")
+    sub.add_argument("--sprites", type=Path, metavar="FILE", help="sprite file (.npz); the bundled set if left out")
+    sub.add_argument("--epochs", type=int, default=20, help="passes over the training sprites")
+    sub.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
 def add_draw(sub: argparse.ArgumentParser) -> None:
     """Options of `draw`."""
-    sub.add_argument("--out", type=Path, metavar="FILE.npz", help="where to write the sprites")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="where to write the sprites: .npz (with --kind: .png)")
+    sub.add_argument("--kind", metavar="NAME", help="a sheet of 64 sprites of this kind alone, in every class that has it")
     sub.add_argument("--count", type=int, metavar="N", help="how many sprites (the size of the bundled set if left out)")
     sub.add_argument("--seed", type=int, metavar="S", help="another seed draws other sprites (the bundled set's if left out)")
     sub.add_argument("--check", action="store_true", help="compare with the shipped file instead of writing")
@@ -140,12 +167,48 @@ def sample_command(options: argparse.Namespace) -> None:
     print(f"{options.count} sprites in {time.monotonic() - began:.1f} s: {options.out}")
 
 
+def evaluate_command(options: argparse.Namespace) -> None:
+    """Judge a network's sprites, print the table, write the numbers."""
+    import json
+
+    from sprites_lab import checkpoints, evaluation
+
+    if options.json:
+        check_file(options.json, (".json",), "--json")
+    found = evaluation.evaluate(
+        options.weights, options.classifier, options.sprites, options.count, options.sampler, options.steps, options.scale, options.seed, options.device,
+    )
+    print(evaluation.table(found))
+    if options.json:
+        checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
+
+
+def train_classifier_command(options: argparse.Namespace) -> None:
+    """Train the classifier on the training split, with a bar, and write it."""
+    from tqdm import tqdm
+
+    from sprites_lab import classifier, lab
+    from sprites_lab.data import SPRITES, load_sprites
+
+    check_file(options.out, (".safetensors",))
+    sprites, device = load_sprites(options.sprites or SPRITES), lab.pick_device(options.device)
+    model = classifier.new_classifier(len(sprites.kind_names), seed=options.seed)
+    classifier.check_task(model, sprites.train, options.epochs)
+    steps = classifier.train_classifier(model, sprites.train, options.epochs, options.seed, device, lab.fast_dtype(device))
+    for _, loss in (bar := tqdm(steps, total=options.epochs * -(-len(sprites.train) // classifier.BATCH), unit="update")):
+        bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+    classifier.save_classifier(options.out, model, sprites, {"epochs": options.epochs, "seed": options.seed})
+    print(f"the classifier: {options.out}")
+
+
 def draw_command(options: argparse.Namespace) -> None:
     """Draw the bundled set again, write it or compare it with the shipped file."""
-    from sprites_lab import checkpoints
+    from sprites_lab import checkpoints, neighbours
     from sprites_lab.data import SPRITES, load_sprites
     from sprites_lab.drawing import artist
 
+    if options.kind:
+        return draw_kind_command(options)
     if not (options.out or options.check or options.report or options.sheets):
         raise LabError("say where the sprites go: --out FILE.npz (or --check to compare with the shipped file, --report to count, --sheets for pictures)")
     if options.out:
@@ -154,9 +217,10 @@ def draw_command(options: argparse.Namespace) -> None:
         check_folder(options.sheets)
     if options.check:
         load_sprites(SPRITES)
+    began = time.monotonic()
     arrays = artist.draw_set(artist.COUNT if options.count is None else options.count, artist.SEED if options.seed is None else options.seed)
     if options.report:
-        print(artist.report(arrays))
+        print(f"drawn in {time.monotonic() - began:.0f} s\n{artist.report(arrays)}\n{neighbours.report(arrays['sprites'], arrays['held_out'])}")
     if options.check:
         artist.compare(arrays, SPRITES)
         print(f"the drawn sprites equal {SPRITES}, bit for bit")
@@ -165,6 +229,23 @@ def draw_command(options: argparse.Namespace) -> None:
         print(f"{len(arrays['sprites']):,} sprites: {options.out}")
     if options.sheets:
         write_sheets(options.sheets, arrays)
+
+
+def draw_kind_command(options: argparse.Namespace) -> None:
+    """One PNG with sprites of one kind: for a look at a kind that is being drawn."""
+    import numpy as np
+
+    from sprites_lab import checkpoints, figures
+    from sprites_lab.data import to_pictures
+    from sprites_lab.drawing import artist
+
+    if not options.out or options.check or options.report or options.sheets or options.count is not None:
+        raise LabError("--kind makes one picture: give --out FILE.png with it, and at most --seed")
+    check_file(options.out, (".png",))
+    rows = artist.draw_of_kind(options.kind, 64, artist.SEED if options.seed is None else options.seed)
+    sheet = figures.tile(to_pictures(np.stack([sprite.pixels for sprite in rows])), 16, 4)
+    checkpoints.write_bytes(options.out, figures.png(sheet))
+    print(f"{len(rows)} sprites: {options.out}")
 
 
 def write_sheets(folder: Path, arrays: dict) -> None:
@@ -178,16 +259,16 @@ def write_sheets(folder: Path, arrays: dict) -> None:
     print(f"sheets of 100 sprites per class: {folder}")
 
 
-def check_file(path: Path, suffixes: tuple[str, ...]) -> None:
+def check_file(path: Path, suffixes: tuple[str, ...], option: str = "--out") -> None:
     """LabError, before any work is done, if the file cannot be written."""
     if path.suffix.lower() not in suffixes:
-        raise LabError(f"--out {path}: the name must end in {' or '.join(suffixes)}")
+        raise LabError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
     try:
         is_folder = path.is_dir()
     except OSError as error:
-        raise LabError(f"--out {path} is no possible path: {error.strerror}") from error
+        raise LabError(f"{option} {path} is no possible path: {error.strerror}") from error
     if is_folder:
-        raise LabError(f"--out {path} is a folder; give the name of a file")
+        raise LabError(f"{option} {path} is a folder; give the name of a file")
     check_folder(path.parent, make=False)
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load as read_safetensors
 from safetensors.torch import save as write_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from sprites_lab.errors import LabError
 from sprites_lab.schedule import NoiseSchedule, from_beta
@@ -43,12 +43,16 @@ def save(path: str | Path, groups: Groups, model: ContextUnet, schedule: NoiseSc
     With `half`, the weights are stored as float16 (half the size; float32 again when loaded).
     """
     tensors = {f"{group}/{name}": prepare(t, half) for group, named in groups.items() for name, t in named.items()}
+    tensors["schedule/beta"] = schedule.beta
+    save_tensors(path, tensors, {"network": model.settings, "schedule": schedule.name, "predicts": "noise", **facts})
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write named tensors and facts to a file of ours, with checksum, in one move; LabError for values that are no numbers."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise LabError(f"{path} was not written: the tensor {name} holds values that are no finite numbers; the last good file is kept")
-    tensors["schedule/beta"] = schedule.beta
-    facts = {"format": FORMAT, "network": model.settings, "schedule": schedule.name, "predicts": "noise", **facts}
-    text = json.dumps(facts, sort_keys=True, allow_nan=False)
+    text = json.dumps({"format": FORMAT, **facts}, sort_keys=True, allow_nan=False)
     write_bytes(Path(path), write_safetensors(tensors, {"sprites_lab": text, "sha256": digest(text, tensors)}))
 
 
@@ -113,18 +117,23 @@ def load(path: str | Path, group: str | None = None) -> Checkpoint:
     facts, sha, shapes = read_header(path, data)
     group = group or ("average" if any(name.startswith("average/") for name in shapes) else "model")
     model = build(path, facts, {name.removeprefix(f"{group}/"): shape for name, shape in shapes.items() if name.startswith(f"{group}/")}, group)
+    groups: Groups = {}
+    for name, tensor in read_tensors(path, data, facts, sha).items():
+        first, _, rest = name.partition("/")
+        groups.setdefault(first, {})[rest] = tensor
+    fill(path, model, groups[group])
+    return Checkpoint(model.eval(), read_schedule(path, groups, facts), facts, groups)
+
+
+def read_tensors(path: Path, data: bytes, facts: dict[str, Any], sha: str) -> dict[str, Tensor]:
+    """All tensors of a file whose header was read, half precision widened to float32, once their checksum is right."""
     try:
         tensors = read_safetensors(data)
     except Exception as error:
         raise LabError(f"{path} is damaged: its tensors cannot be read ({error}). Copy or download it again") from error
     if digest(json.dumps(facts, sort_keys=True), tensors) != sha:
         raise LabError(f"{path} is damaged: its checksum does not match. Copy or download it again")
-    groups: Groups = {}
-    for name, tensor in tensors.items():
-        first, _, rest = name.partition("/")
-        groups.setdefault(first, {})[rest] = tensor.float() if tensor.dtype == torch.float16 else tensor
-    fill(path, model, groups[group])
-    return Checkpoint(model.eval(), read_schedule(path, groups, facts), facts, groups)
+    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in tensors.items()}
 
 
 def read_bytes(path: Path) -> bytes:
@@ -214,7 +223,7 @@ def check_shapes(path: Path, expected: dict[str, Tensor], found: Shapes, group: 
         raise LabError(f"{path} does not fit its network: {'; '.join(faults[:5])}{'; …' if len(faults) > 5 else ''}")
 
 
-def fill(path: Path, model: ContextUnet, found: dict[str, Tensor]) -> None:
+def fill(path: Path, model: nn.Module, found: dict[str, Tensor]) -> None:
     """Put the tensors into the fresh network once all their values are known to be numbers."""
     faults = [name for name, tensor in found.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if faults:

@@ -11,12 +11,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sprites_lab import checkpoints
+from sprites_lab import checkpoints, classifier
 from sprites_lab.errors import LabError
 
 T = TypeVar("T")
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 FINAL = WEIGHTS / "sprites.safetensors"
+CLASSIFIER = WEIGHTS / "classifier.safetensors"
 SNAPSHOTS = (0, 4, 8, 31)
 
 
@@ -53,9 +54,9 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
     """bfloat16 where the device multiplies it faster than float32, else None (for the argument `autocast`)."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    if device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", bool)():  # without AMX, bfloat16 is far slower on a CPU
-        return torch.bfloat16
-    return None
+    # a CPU without instructions for bfloat16 is far slower with it
+    has = [getattr(torch.cpu, name, bool) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
+    return torch.bfloat16 if device.type == "cpu" and any(there() for there in has) else None
 
 
 def picture_generator(seed: int, number: int) -> torch.Generator:
@@ -73,6 +74,11 @@ def load_weights(path: str | Path = FINAL, device: torch.device | str = "cpu") -
     found = checkpoints.load(path)
     found.model.to(device)
     return found
+
+
+def load_judge(path: str | Path = CLASSIFIER, device: torch.device | str = "cpu") -> classifier.Judge:
+    """The shipped classifier, which names the kind and the class of finished sprites; or any file of `train-classifier`."""
+    return classifier.load_classifier(path, device)
 
 
 def load_snapshot(epoch: int, device: torch.device | str = "cpu") -> checkpoints.Checkpoint:

@@ -31,17 +31,26 @@ def sample_to_file(
     found = lab.load_weights(weights or lab.FINAL, place)
     told = parse_context(context, class_names(found))
     num_steps = steps_of(sampler, steps, found.schedule.timesteps)
-    predict = fast_predictor(found, told, scale, place)
     done, frames = [], []
-    for first in range(0, count, BATCH):
-        chance = [lab.picture_generator(seed, i) for i in range(first, min(first + BATCH, count))]
-        x_T = fresh_noise(torch.zeros(len(chance), *found.model.picture_shape, device=place), chance)
-        walk = ddpm(predict, found.schedule, x_T, generator=chance) if sampler == "ddpm" else ddim(predict, found.schedule, x_T, num_steps, eta, chance)
-        label = f"sprites {first + 1} to {first + len(chance)} of {count}"
+    for x_T, walk in walks(found, told, count, sampler, num_steps, eta, scale, seed):
+        first = sum(map(len, done))
+        label = f"sprites {first + 1} to {first + len(x_T)} of {count}"
         kept = list(some_of(lab.progress(walk, num_steps, label), num_steps, FRAMES if out.suffix.lower() == ".gif" else 1))
         done.append(to_bytes(kept[-1].x_t))
         frames = frames or [("noise", x_T.cpu()), *((f"t = {step.t}", step.x_t.cpu()) for step in kept)]
     write(out, np.concatenate(done), frames, told)
+
+
+def walks(
+    found: checkpoints.Checkpoint, context: Tensor, count: int, sampler: str, num_steps: int, eta: float = 0.0, scale: float = 1.0, seed: int = 0,
+) -> Iterator[tuple[Tensor, Iterator[Step]]]:
+    """The starting noise and the walk of one batch after the other, on the device of the network; sprite i follows from (seed, i)."""
+    place = next(found.model.parameters()).device
+    predict = fast_predictor(found, context, scale, place)
+    for first in range(0, count, BATCH):
+        chance = [lab.picture_generator(seed, i) for i in range(first, min(first + BATCH, count))]
+        x_T = fresh_noise(torch.zeros(len(chance), *found.model.picture_shape, device=place), chance)
+        yield x_T, ddpm(predict, found.schedule, x_T, generator=chance) if sampler == "ddpm" else ddim(predict, found.schedule, x_T, num_steps, eta, chance)
 
 
 def check_numbers(count: int, sampler: str, eta: float, scale: float, seed: int) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sprites_lab.chance import seeded
 from sprites_lab.errors import LabError
 from sprites_lab.schedule import NoiseSchedule, is_whole
 
@@ -123,17 +124,6 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
             ours.lerp_(theirs, 1 - decay)
         else:
             ours.copy_(theirs)  # counters have no average
-
-
-def seeded(*key: int) -> torch.Generator:
-    """A CPU generator whose numbers follow from whole numbers alone: (seed, update, purpose)."""
-    state = 0
-    for number in key:  # SplitMix64, so that neighbouring keys have nothing in common
-        state = (state ^ number) + 0x9E3779B97F4A7C15 & (1 << 64) - 1
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
-        state ^= state >> 31
-    return torch.Generator().manual_seed(state >> 1)
 
 
 def check_recipe(

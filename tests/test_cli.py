@@ -48,7 +48,22 @@ def contents(folder):
 
 LONG = "x" * 300
 SAMPLE = "sample --weights w.safetensors --count 2 --steps 2"
+EVALUATE = "evaluate --weights w.safetensors --sprites sprites.npz --count 2 --sampler ddim --steps 2"
 WRONG = {
+    f"{EVALUATE} --count 0": "--count is 0",
+    f"{EVALUATE} --steps 501": "from 1 to 500",
+    f"{EVALUATE} --scale nan": "scale is nan",
+    f"{EVALUATE} --classifier w.safetensors": "holds no classifier",
+    f"{EVALUATE} --classifier nothing": "no weights file nothing",
+    f"{EVALUATE} --json a.txt": "--json a.txt: the name must end in .json",
+    f"{EVALUATE} --device cuda": "no usable cuda",
+    "draw --kind eg --out a.png": "no kind 'eg'; there are: knight, mage",
+    "draw --kind egg": "--kind makes one picture",
+    "draw --kind egg --out a.npz": "must end in .png",
+    "draw --kind egg --out a.png --count 5": "--kind makes one picture",
+    "train-classifier --epochs 0 --sprites sprites.npz --out c.safetensors": "epochs is 0",
+    "train-classifier --sprites cut.npz --out c.safetensors": "cut.npz",
+    "train-classifier --out c.txt": ".safetensors",
     f"{SAMPLE} --steps 0": "--steps is 0",
     f"{SAMPLE} --steps 501": "from 1 to 500",
     f"{SAMPLE} --steps -1": "--steps is -1",
@@ -231,3 +246,9 @@ def test_the_shipped_weights_make_sprites(place):
     assert main("sample --count 2 --steps 2 --device cpu --out a.npz".split()) == 0
     with np.load("a.npz", allow_pickle=False) as file:
         assert file["sprites"].std() > 30
+
+
+def test_one_kind_is_drawn_as_a_sheet(place):
+    assert main(["draw", "--kind", "egg", "--out", "egg.png"]) == 0
+    with Image.open("egg.png") as sheet:
+        assert sheet.size[0] > sheet.size[1] > 4 * 16 * 4

@@ -1,5 +1,8 @@
 """The artist: streams of whole numbers, grids of text, light, outline, the split, and the shipped set."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from oracle import close
@@ -10,6 +13,7 @@ from sprites_lab.drawing import artist, kinds
 from sprites_lab.drawing.canvas import EMPTY, INK, add_outline, apply_pattern, code_of, colour, paint, read_grid, shade
 from sprites_lab.drawing.palettes import FIXED, INKS, RAMPS, rgb
 from sprites_lab.drawing.stream import Stream, hash64, mix
+from sprites_lab.neighbours import nearest
 
 GRIDS = """
 // two kinds to test with
@@ -249,6 +253,26 @@ def test_shares_add_up_for_any_count():
         assert sum(artist.share_of(kind, every, count) for kind in every) == count
 
 
+def regions(cells):
+    """Cells (16, 16) renumbered in the order in which their values appear, read both ways: equal for all recolourings."""
+    both = []
+    for values in (cells, cells[:, ::-1]):
+        numbers = {}
+        both.append(tuple(numbers.setdefault(value, len(numbers)) for value in values.ravel().tolist()))
+    return frozenset(both)
+
+
+def test_regions_forget_colours_and_direction_and_nothing_else():
+    rng = np.random.default_rng(0)
+    cells = rng.integers(0, 4, (16, 16))
+    for same in (cells, cells[:, ::-1], 7 - cells, np.array([5, 90, 7, -3])[cells]):
+        assert artist.regions(same) == artist.regions(cells)
+    merged, moved = np.where(cells == 3, 2, cells), cells.copy()
+    moved[3, 3] = (moved[3, 3] + 1) % 4
+    for other in (merged, moved, cells[::-1], np.zeros((16, 16), int)):
+        assert artist.regions(other) != artist.regions(cells)
+
+
 def forms_and_splits(arrays):
     """Form of each sprite, recovered by drawing each kind again until all its sprites were met."""
     every, rows = kinds.all_kinds(), {}
@@ -258,9 +282,9 @@ def forms_and_splits(arrays):
         kind = every[number]
         for attempt in range(len(wanted) * artist.TRIES):
             sprite = kinds.draw(kind, Stream(1, kind.class_name, kind.name, attempt))
-            if i := wanted.pop(sprite.pixels.tobytes(), None):
-                slots = np.where(sprite.codes < 10, -1, np.where(sprite.codes < 100, (sprite.codes - 10) // 4, sprite.codes))
-                yield number, min(slots.tobytes(), slots[:, ::-1].tobytes()), bool(arrays["held_out"][i])
+            if (i := wanted.pop(sprite.pixels.tobytes(), None)) is not None:
+                slots = np.where(sprite.codes < 10, sprite.codes, np.where(sprite.codes < 100, 10 + (sprite.codes - 10) // 4, sprite.codes))
+                yield number, regions(slots), bool(arrays["held_out"][i])
             if not wanted:
                 break
 
@@ -272,12 +296,19 @@ def test_all_colourings_and_mirror_images_of_a_form_are_on_one_side_of_the_split
     assert len(sides) > 100 and all(len(side) == 1 for side in sides.values())
 
 
-def test_no_sprite_and_no_mirror_image_is_on_both_sides_and_none_comes_twice(small_set):
-    sprites, held_out = small_set["sprites"], small_set["held_out"]
+def no_recolouring_is_on_both_sides(sprites, held_out):
+    """No sprite can be turned into one of the other side by exchanging colours and mirroring; none comes twice."""
     assert len({sprite.tobytes() for sprite in sprites}) == len(sprites)
-    test = {image.tobytes() for sprite in sprites[held_out] for image in (sprite, np.ascontiguousarray(sprite[:, ::-1]))}
-    assert not any(sprite.tobytes() in test for sprite in sprites[~held_out])
-    assert 0.05 < held_out.mean() < 0.16
+    colours = sprites.astype(int) @ (1, 1 << 8, 1 << 16)
+    train, test = ({regions(picture) for picture in colours[rows]} for rows in (~held_out, held_out))
+    return train and test and train.isdisjoint(test)
+
+
+def test_no_recolouring_is_on_both_sides_of_the_split_and_no_sprite_comes_twice(small_set):
+    assert no_recolouring_is_on_both_sides(small_set["sprites"], small_set["held_out"])
+    assert 0.05 < small_set["held_out"].mean() < 0.16
+    recoloured = np.concatenate([small_set["sprites"], small_set["sprites"][~small_set["held_out"]][:1, :, ::-1] ^ 1])
+    assert not no_recolouring_is_on_both_sides(recoloured, np.append(small_set["held_out"], True))
 
 
 def test_factors_point_into_their_names(small_set):
@@ -292,8 +323,18 @@ def test_factors_point_into_their_names(small_set):
 def test_the_report_counts_what_is_there(small_set):
     report, n = artist.report(small_set), len(small_set["sprites"])
     assert f"{n:,} sprites, 0 of them twice" in report and f"{small_set['held_out'].mean():.1%} held out" in report
+    assert f"{len(artist.file_bytes(small_set)):,} bytes" in report and "touching the border: 0.0%" in report
+    blot = small_set["sprites"].copy()
+    blot[: n // 4, 0, 7] = 0
     twice = small_set | {"sprites": np.repeat(small_set["sprites"][: n // 2], 2, 0)}
     assert f"{n // 2} of them twice" in artist.report(twice)
+    assert f"touching the border: {n // 4 / n:.1%}" in artist.report(small_set | {"sprites": blot})
+
+
+def test_combinations_are_those_of_the_parts_textures_used_ramps_and_inks():
+    ball, stick = balls()
+    assert artist.combinations(ball) == (1 * 2 * 1) * 2 * 2 * len(INKS) * 2  # body eyes shine, texture, red or blue, mirror
+    assert artist.combinations(stick) == len(INKS)
 
 
 def test_too_few_or_too_many_sprites_are_refused():
@@ -318,20 +359,67 @@ def test_a_written_set_compares_equal_and_the_first_difference_is_named(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SPRITES.exists(), reason="the shipped sprites are not drawn yet")
 def test_the_shipped_sprites_are_what_the_code_draws_bit_for_bit():
     artist.compare(artist.draw_set(), SPRITES)
 
 
-@pytest.mark.skipif(not SPRITES.exists(), reason="the shipped sprites are not drawn yet")
-def test_the_shipped_sprites_keep_the_split(monkeypatch):
+@pytest.fixture(scope="module")
+def shipped():
     with np.load(SPRITES, allow_pickle=False) as file:
-        sprites, held_out, labels = file["sprites"], file["held_out"], file["labels"]
-    assert len(sprites) == artist.COUNT and np.bincount(labels).tolist() == [artist.COUNT // 5] * 5
-    test = {image.tobytes() for sprite in sprites[held_out] for image in (sprite, np.ascontiguousarray(sprite[:, ::-1]))}
-    assert not any(sprite.tobytes() in test for sprite in sprites[~held_out])
-    close(held_out.mean(), 0.1, 0.02)
-    assert (sprites == 255).all(3).any((1, 2)).all()  # every sprite stands on white
+        return {name: file[name] for name in file.files}
+
+
+def test_the_shipped_sprites_keep_the_split(shipped):
+    assert no_recolouring_is_on_both_sides(shipped["sprites"], shipped["held_out"])
+    close(shipped["held_out"].mean(), 0.1, 0.02)
+
+
+def test_the_shipped_sprites_are_as_many_as_promised(shipped):
+    """The figures of the data card: classes, kinds and their shares, held-out sprites of every kind, the size of the file."""
+    labels, numbers, every = shipped["labels"], shipped["kinds"], kinds.all_kinds()
+    assert len(labels) == artist.COUNT == 20_000 and np.bincount(labels).tolist() == [artist.COUNT // 5] * 5
+    assert SPRITES.stat().st_size < 4e6
+    least = {"hero": 24, "non-hero": 40, "food": 40, "spell": 60, "side-facing": 24}
+    for label, name in enumerate(kinds.CLASSES):
+        shares = np.unique(numbers[labels == label], return_counts=True)[1] / (artist.COUNT // 5)
+        assert len(shares) == sum(kind.class_name == name for kind in every) >= least[name] and 0.003 <= shares.min() <= shares.max() <= 0.06
+    assert len(np.unique(numbers)) == len(np.unique(numbers[shipped["held_out"]])) == len(every) == len(set(shipped["kind_names"]))
+    assert sum(map(artist.combinations, every)) > 1e6
+
+
+def test_the_shipped_sprites_stand_free_on_white_in_few_colours(shipped):
+    border = np.ones((16, 16), bool)
+    border[1:15, 1:15] = False
+    assert (shipped["sprites"][:, border] != 255).any((1, 2)).mean() <= 0.05
+    colours = [len(set(sprite.reshape(-1, 3).astype(int) @ (1, 1 << 8, 1 << 16))) for sprite in shipped["sprites"]]
+    assert 6 <= np.median(colours) <= 14 and max(colours) <= 20
+
+
+def test_no_shipped_held_out_sprite_is_nearly_a_training_sprite_of_its_kind(shipped):
+    for number in range(0, len(shipped["kind_names"]), 7):
+        sprites, held_out = (shipped[name][shipped["kinds"] == number] for name in ("sprites", "held_out"))
+        assert nearest(sprites[held_out], sprites[~held_out])[0].min() >= artist.APART == 2
+
+
+def test_the_worked_example_of_the_readme_draws_as_it_says():
+    text = (Path(artist.__file__).parent / "README.md").read_text("utf-8")
+    (nut,) = kinds.read_kinds(re.search(r"```\n(kind hazelnut.*?)```", text, re.DOTALL)[1], "food")
+    drawn = [kinds.draw(nut, Stream("nut", i)) for i in range(100)]
+    assert len({artist.form_of(sprite) for sprite in drawn}) == 4
+    for sprite in drawn:
+        assert not any(sprite.codes[edge].any() for edge in (0, -1, np.s_[:, 0], np.s_[:, -1]))
+
+
+def test_sprites_of_one_kind_come_from_every_class_that_has_it():
+    assert len(artist.draw_of_kind("egg", 5)) == 5 and len(artist.draw_of_kind("mage", 5)) == 10
+    with pytest.raises(LabError, match="no kind 'eg'; there are: knight, mage"):
+        artist.draw_of_kind("eg", 5)
+
+
+def test_another_seed_draws_other_sprites(small_set):
+    other = artist.draw_set(len(small_set["sprites"]), seed=2)
+    first = {sprite.tobytes() for sprite in small_set["sprites"]}
+    assert np.mean([sprite.tobytes() in first for sprite in other["sprites"]]) < 0.05
 
 
 def test_a_set_with_more_palettes_than_int16_can_number_keeps_them_all():

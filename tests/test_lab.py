@@ -54,12 +54,16 @@ def test_a_device_that_does_not_exist_is_refused(name):
         lab.pick_device(name)
 
 
-def test_bfloat16_is_used_on_a_cpu_only_where_it_has_tiles(monkeypatch):
-    for there, dtype in ((True, torch.bfloat16), (False, None)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda there=there: there, raising=False)
-        assert lab.fast_dtype(torch.device("cpu")) is dtype
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
-    assert lab.fast_dtype(torch.device("cpu")) is None and lab.fast_dtype(torch.device("mps")) is None
+def test_bfloat16_is_used_on_a_cpu_only_where_it_has_instructions_for_it(monkeypatch):
+    tiles, vectors = "_is_amx_tile_supported", "_is_avx512_bf16_supported"
+    for has in ((True, True), (True, False), (False, True), (False, False)):
+        for name, there in zip((tiles, vectors), has, strict=True):
+            monkeypatch.setattr(torch.cpu, name, lambda there=there: there, raising=False)
+        assert lab.fast_dtype(torch.device("cpu")) is (torch.bfloat16 if any(has) else None)
+        assert lab.fast_dtype(torch.device("mps")) is None
+    monkeypatch.delattr(torch.cpu, tiles)
+    monkeypatch.delattr(torch.cpu, vectors)
+    assert lab.fast_dtype(torch.device("cpu")) is None
 
 
 def test_snapshots_are_found_by_epoch_and_others_are_refused(tmp_path, monkeypatch):

@@ -14,16 +14,18 @@ PACKAGE = Path(__file__).resolve().parent.parent / "sprites_lab"
 
 # A module imports only from levels below its own, and `errors` from anywhere. A new module gets its level here.
 LEVELS = [
-    {"errors"},
-    {"schedule", "unet", "predictors", "data", "figures"},
+    {"errors", "chance"},
+    {"schedule", "unet", "predictors", "data", "neighbours", "figures"},
     {"samplers", "training", "checkpoints", "observer", "likelihood", "metrics", "runtime", "distillation", "own_sprites", "original_lab"},
+    {"classifier"},
     {"lab"},
     {"runs", "sampling"},  # the working parts of two commands
+    {"evaluation"},
     {"__main__"},
 ]
 WITHIN_LEVEL = {("predictors", "schedule")}  # the one exception: a predictor is converted with a schedule's scales
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-EDGE = {"lab", "runs", "sampling", "__main__"}  # who may import figures and training
+EDGE = {"lab", "runs", "sampling", "evaluation", "__main__"}  # who may import figures and training
 IDEAS = {"schedule", "unet", "predictors", "samplers", "training"}  # to be read in half an hour
 NO_NAMES = {"utils", "util", "helpers", "misc", "common", "tools"}
 

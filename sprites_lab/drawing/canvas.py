@@ -44,6 +44,11 @@ def code_of(letter: str) -> int:
     raise LabError(f"'{letter}' means nothing in a sprite grid; use . # _ a-j A-J 0-9 {' '.join(FIXED)}")
 
 
+def trio(slot: str) -> str:
+    """The three characters of a slot: shadow, base, light."""
+    return SHADOWS[SLOTS.index(slot)] + slot + slot.upper()
+
+
 @lru_cache(maxsize=None)
 def read_grid(rows: Rows, at: tuple[int, int] = (0, 0), mirror: bool = False) -> np.ndarray:
     """A text grid as codes (16, 16), placed with its corner at (x, y), shaded; mirrored before it is shaded."""

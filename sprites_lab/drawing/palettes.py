@@ -54,7 +54,7 @@ RAMPS = {
 INKS = {"ink": "18141c", "midnight": "141838", "sepia": "2c1818", "forest": "102420"}
 
 # Single colours that a grid names by a letter: eyes, teeth, sparks.
-FIXED = {"K": "181420", "W": "fcfcfc", "R": "d82838", "Y": "f8d838", "P": "f090a8", "O": "f08028", "T": "40d0d8"}
+FIXED = {"K": "18141c", "W": "fcfcfc", "R": "d82838", "Y": "f8d838", "P": "f090a8", "O": "f08028", "T": "40d0d8"}
 
 
 def rgb(hexadecimal: str) -> tuple[int, int, int]:

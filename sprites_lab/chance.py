@@ -1,0 +1,14 @@
+"""Chance that can be repeated: a generator for every purpose, made from whole numbers."""
+
+import torch
+
+
+def seeded(*key: int) -> torch.Generator:
+    """A CPU generator whose numbers follow from whole numbers alone: (seed, update, purpose)."""
+    state = 0
+    for number in key:  # SplitMix64, so that neighbouring keys have nothing in common
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & (1 << 64) - 1
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
+        state ^= state >> 31
+    return torch.Generator().manual_seed(state >> 1)
