@@ -100,11 +100,11 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--weights", type=Path, metavar="FILE", help="trained network; the shipped one if left out")
     sub.add_argument("--classifier", type=Path, metavar="FILE", help="the judge; the shipped one if left out")
     sub.add_argument("--sprites", type=Path, metavar="FILE", help="sprite file (.npz) with held-out sprites; the bundled set if left out")
-    sub.add_argument("--count", type=int, default=500, metavar="N", help="how many sprites of each class")
+    sub.add_argument("--count", type=int, default=10_000, metavar="N", help="how many sprites, a fifth of each class; distances of unequal counts cannot be compared")
+    sub.add_argument("--seeds", type=int, default=3, metavar="N", help="how many times all is measured, from other noise")
     sub.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddpm", help="ddpm walks all 500 steps, ddim as few as you like")
     sub.add_argument("--steps", type=int, metavar="N", help="steps of the walk, 1 to 500 (ddim: 20, ddpm: always 500)")
     sub.add_argument("--scale", type=float, default=1.0, help="guidance: 1 plain, above 1 pushed towards the context")
-    sub.add_argument("--seed", type=int, default=0, help="other numbers start from other noise")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     sub.add_argument("--json", type=Path, metavar="FILE.json", help="also write the numbers")
 
@@ -168,17 +168,23 @@ def sample_command(options: argparse.Namespace) -> None:
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
-    """Judge a network's sprites, print the table, write the numbers."""
+    """Measure a network's sprites beside yardsticks, print the table, write the numbers."""
     import json
 
-    from sprites_lab import checkpoints, evaluation
+    from sprites_lab import checkpoints, evaluation, lab
+    from sprites_lab.data import CLASS_NAMES, SpriteSet
+    from sprites_lab.drawing import artist
+
+    def draw_fresh(count: int, seed: int) -> SpriteSet:
+        arrays = artist.draw_set(max(count, artist.LEAST), seed)
+        return SpriteSet(*(arrays[name] for name in ("sprites", "labels", "kinds", "held_out")), tuple(arrays["kind_names"]), CLASS_NAMES)[:count]
 
     if options.json:
         check_file(options.json, (".json",), "--json")
-    found = evaluation.evaluate(
-        options.weights, options.classifier, options.sprites, options.count, options.sampler, options.steps, options.scale, options.seed, options.device,
-    )
-    print(evaluation.table(found))
+    device = lab.pick_device(options.device)
+    task = evaluation.open_task(options.weights, options.count, options.seeds, options.sampler, options.steps, options.scale, device)
+    found = evaluation.evaluate(task, evaluation.reference(options.classifier, options.sprites, device), draw_fresh)
+    print(evaluation.table(found), evaluation.meanings(), sep="\n\n")
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
 

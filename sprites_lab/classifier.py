@@ -60,15 +60,20 @@ class Judge(NamedTuple):
     class_of: Tensor
     facts: dict[str, Any]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
     @torch.no_grad()
     def features(self, pictures: Tensor, batch: int = 500) -> Tensor:
-        """Features (N, 128), float32 on the CPU, of pictures (N, 3, 16, 16) in [-1, 1]."""
-        return torch.cat([self.model.features(part).float().cpu() for part in pictures.split(batch)])
+        """Features (N, 128), float32 on the CPU, of pictures (N, 3, 16, 16) in [-1, 1], wherever they are."""
+        return torch.cat([self.model.features(part.to(self.device)).float().cpu() for part in pictures.split(batch)])
 
     @torch.no_grad()
     def kind_probabilities(self, pictures: Tensor, batch: int = 500) -> Tensor:
         """p(kind | picture), (N, kinds), on the CPU."""
-        return torch.cat([self.model(part)[0].float().softmax(1).cpu() for part in pictures.split(batch)])
+        return torch.cat([self.model(part.to(self.device))[0].float().softmax(1).cpu() for part in pictures.split(batch)])
 
     def class_probabilities(self, pictures: Tensor) -> Tensor:
         """p(class | picture), (N, classes): the sum over the kinds of the class."""

@@ -1,80 +1,228 @@
-"""How good is a network? Its sprites before a judge: what `python -m sprites_lab evaluate` does."""
+"""How good are a network's sprites? All measures in one table, beside yardsticks: what `python -m sprites_lab evaluate` does."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sprites_lab import lab, sampling
+from sprites_lab import checkpoints, lab, metrics, sampling
+from sprites_lab.chance import seeded
 from sprites_lab.classifier import Judge
 from sprites_lab.data import SPRITES, SpriteSet, context_of, load_sprites, to_bytes, to_pictures
 from sprites_lab.errors import LabError
+from sprites_lab.extractors import Extractor, extractors
+from sprites_lab.neighbours import nearest
 from sprites_lab.samplers import final
 
+NEAR, COPIES = 2000, 1000  # sprites that the measures of neighbourhoods and of copies look at: they take the square of it
+MEANING = {  # what is measured: its name in the table, and one sentence
+    "class_acc": ("class recognised", "share of the sprites whose class the classifier names as it was asked for; good: the held-out share"),
+    "fd_train": ("FD training", "Fréchet distance to the training sprites in the classifier's features; good: that of new sprites"),
+    "fd_held_out": ("FD held out", "the same to the held-out sprites, which copying does not help; good: that of new sprites"),
+    "fd_inf": ("FD∞", "FD training, extrapolated to endlessly many sprites; good: near 0"),
+    "kd": ("kernel distance x 1000", "unbiased distance to the training sprites in the same features; good: 0 within its spread"),
+    "fd_random": ("FD random", "FD training in the features of an untrained network: the classifier's taste left out"),
+    "fd_pixels": ("FD pixels", "FD training in 64 principal components of the pixels"),
+    "sw_pixels": ("sliced W2", "sliced Wasserstein distance of the pixels to training sprites; good: that of new sprites"),
+    "precision": ("precision", "share of the sprites that lie among the held-out ones: do they look right?"),
+    "recall": ("recall", "share of the held-out sprites that lie among the made ones: is nothing left out?"),
+    "density": ("density", "precision that counts how many held-out sprites are near; 1 is natural"),
+    "coverage": ("coverage", "share of the held-out sprites with a made one near; good: that of new sprites"),
+    "copy_rate": ("copy rate", f"share nearer than {metrics.COPY:g}/255 to a training sprite; good: that of new sprites, not less and not more"),
+    "authentic": ("authentic", "share farther from its nearest training sprite than that one is from its own nearest; a memoriser has 0"),
+    "c_t": ("C_T", "are they nearer to training than held-out sprites are? far below 0: copying; far above: blurry or wrong"),
+    "colours": ("colours, W1", "how far the number of colours per sprite is off"),
+    "border": ("white border, W1", "how far the share of white border pixels is off"),
+    "crispness": ("crispness, W1", "how far the share of equal neighbouring pixels is off: noise has none"),
+    "palette": ("palette, bits", "how different the colours of all sprites are, 0 to 1"),
+}
+Made = tuple[np.ndarray, np.ndarray]  # sprites uint8 (N, 16, 16, 3) and the class (N,) that each was made for
 
-def evaluate(
-    weights: Path | None = None, classifier: Path | None = None, sprites: Path | None = None, count: int = 500, sampler: str = "ddpm",
-    steps: int | None = None, scale: float = 1.0, seed: int = 0, device: str = "auto",
-) -> dict[str, Any]:
-    """Make `count` sprites of each class and let the classifier name their classes; its own held-out accuracy beside it.
 
-    Returns numbers and lists alone (JSON): the settings, and for the samples and the held-out sprites the confusion, how
-    many of each wanted class (row) were taken for each class (column). LabError before any work for what cannot be meant.
-    """
-    sampling.check_numbers(count, sampler, 0.0, scale, seed)
-    place = lab.pick_device(device)
-    found = lab.load_weights(weights or lab.FINAL, place)
-    num_steps = sampling.steps_of(sampler, steps, found.schedule.timesteps)
-    judge, held_out = lab.load_judge(classifier or lab.CLASSIFIER, place), load_sprites(sprites or SPRITES).test
-    names = common_names(sampling.class_names(found), judge, held_out)
-    samples = []
-    for number, name in enumerate(names):
-        walks = sampling.walks(found, context_of({name: 1}, names), count, sampler, num_steps, 0.0, scale, seed * len(names) + number)
-        bar = lab.progress(walks, -(-count // sampling.BATCH), name)
-        samples.append(count_of(torch.cat([taken_for(judge, to_pictures(to_bytes(final(walk)))) for _, walk in bar]), names))
-    guesses, labels = taken_for(judge, held_out.pictures()), torch.as_tensor(held_out.labels).long()
-    kinds = judge.kind_probabilities(held_out.pictures().to(place)).argmax(1)
+class Reference(NamedTuple):
+    """What sprites are compared with: the judge, both splits, their features, how near held-out sprites come to training."""
+
+    judge: Judge
+    train: SpriteSet
+    test: SpriteSet
+    extract: dict[str, Extractor]
+    train_features: dict[str, Tensor]
+    test_features: Tensor
+    test_distance: np.ndarray
+
+
+def reference(classifier: Path | None = None, sprites: Path | None = None, device: torch.device | str = "cpu") -> Reference:
+    """The shipped judge and sprites, or those of the files, with all features computed once."""
+    judge, whole = lab.load_judge(classifier or lab.CLASSIFIER, device), load_sprites(sprites or SPRITES)
+    if judge.class_names != whole.class_names:
+        raise LabError(f"the classifier knows the classes {', '.join(judge.class_names)}, the sprites have {', '.join(whole.class_names)}")
+    if not len(whole.test):
+        raise LabError("the sprite file has no held-out sprites, with which sprites could be compared")
+    pictures = whole.train.pictures()
+    extract = extractors(judge, pictures)
+    found = {name: extractor(pictures) for name, extractor in extract.items()}
+    distance = nearest(whole.test.sprites, whole.train.sprites)[0]
+    return Reference(judge, whole.train, whole.test, extract, found, judge.features(whole.test.pictures()), distance)
+
+
+def measure(made: Made, ref: Reference, seed: int = 0) -> dict[str, float]:
+    """Every measure of MEANING for one set of made sprites."""
+    sprites, labels = made
+    pictures, chance = to_pictures(sprites), seeded(seed, 3)
+    features = {name: extract(pictures) for name, extract in ref.extract.items()}
+    own, train = features["classifier"], ref.train_features
+    some = torch.randperm(len(ref.train), generator=chance)[: len(sprites)]
+    near = metrics.neighbourhoods(own[:NEAR], ref.test_features[:NEAR])
+    copied = metrics.copies(sprites[:COPIES], labels[:COPIES], ref.train.sprites, ref.test_distance, ref.test.labels)
+    ours, theirs = metrics.palette(sprites), metrics.palette(ref.test.sprites)
+    guesses = ref.judge.class_probabilities(pictures).argmax(1).numpy()
     return {
-        "weights": str(weights or lab.FINAL.name), "sampler": sampler, "steps": num_steps, "scale": scale, "seed": seed, "count": count,
-        "classes": list(names), "samples": samples, "held_out": [count_of(guesses[labels == i], names) for i in range(len(names))],
-        "held_out_kinds": (kinds == torch.as_tensor(held_out.kinds).long()).float().mean().item(),
+        "class_acc": float((guesses == labels).mean()),
+        "fd_train": metrics.frechet(own, train["classifier"]), "fd_held_out": metrics.frechet(own, ref.test_features),
+        "fd_inf": metrics.frechet_extrapolated(own, train["classifier"], chance),
+        "kd": 1000 * metrics.kernel_distance(own, train["classifier"], chance, subsets=30).mean,
+        "fd_random": metrics.frechet(features["random"], train["random"]), "fd_pixels": metrics.frechet(features["pixels"], train["pixels"]),
+        "sw_pixels": metrics.sliced_wasserstein(pictures.flatten(1)[: len(some)], ref.train.pictures()[some].flatten(1), chance),
+        **near._asdict(), **copied._asdict(),
+        "colours": metrics.wasserstein(ours.colours, theirs.colours), "border": metrics.wasserstein(ours.white_border, theirs.white_border),
+        "crispness": metrics.wasserstein(ours.crispness, theirs.crispness), "palette": metrics.jensen_shannon(ours.histogram, theirs.histogram),
     }
 
 
-def common_names(names: tuple[str, ...], judge: Judge, held_out: SpriteSet) -> tuple[str, ...]:
-    """The classes that network, judge and sprites share, or a LabError if there is nothing to compare."""
-    if not names == judge.class_names == held_out.class_names:
-        raise LabError(f"the network knows the classes {', '.join(names)}, the classifier {', '.join(judge.class_names)}: they cannot be compared")
-    if not len(held_out):
-        raise LabError("the sprite file has no held-out sprites, by which the classifier itself could be judged")
-    return names
+def yardsticks(fresh: SpriteSet, ref: Reference, seed: int) -> dict[str, Made]:
+    """Sets of sprites whose quality is known: new ones (the floor), copies, and ways to be bad. Each of len(fresh)."""
+    pictures = fresh.pictures()
+    noised = pictures + 0.1 * torch.randn(pictures.shape, generator=seeded(seed, 4))
+    padded = torch.nn.functional.pad(pictures, (1, 1, 1, 1), mode="replicate")
+    blurred = torch.nn.functional.avg_pool2d(padded, 3, 1)
+    rows = shuffled(len(ref.train), seed, 5)[: len(fresh)]
+    return {
+        "new sprites": (fresh.sprites, fresh.labels),
+        "memoriser": (ref.train.sprites[rows], ref.train.labels[rows]),
+        "blurred": (to_bytes(blurred), fresh.labels),
+        "noised": (to_bytes(noised), fresh.labels),
+        "labels shuffled": (fresh.sprites, fresh.labels[shuffled(len(fresh), seed, 6)]),
+    }
 
 
-def count_of(taken: Tensor, names: tuple[str, ...]) -> list[int]:
-    """How many pictures were taken for each class."""
-    return taken.bincount(minlength=len(names)).tolist()
+def shuffled(count: int, *key: int) -> np.ndarray:
+    """The numbers below count in an order that follows from the key."""
+    return torch.randperm(count, generator=seeded(*key)).numpy()
 
 
-def taken_for(judge: Judge, pictures: Tensor) -> Tensor:
-    """The class (N,) that the judge sees in each picture."""
-    return judge.class_probabilities(pictures.to(next(judge.model.parameters()).device)).argmax(1)
+class Task(NamedTuple):
+    """What is to be measured: a network and how it is walked."""
+
+    found: checkpoints.Checkpoint
+    name: str
+    count: int
+    seeds: int
+    sampler: str
+    num_steps: int
+    scale: float
 
 
-def accuracies(confusion: list[list[int]]) -> list[float]:
+def open_task(
+    weights: Path | None = None, count: int = 10_000, seeds: int = 3, sampler: str = "ddpm", steps: int | None = None, scale: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Task:
+    """The shipped network or that of a file, or a LabError for what cannot be meant, before any work."""
+    sampling.check_numbers(count, sampler, 0.0, scale, 0)
+    if not 1 <= seeds <= 100:
+        raise LabError(f"--seeds is {seeds}, but must be from 1 to 100")
+    found = lab.load_weights(weights or lab.FINAL, device)
+    num_steps = sampling.steps_of(sampler, steps, found.schedule.timesteps)
+    sampling.class_names(found)
+    return Task(found, Path(weights or lab.FINAL).name, count, seeds, sampler, num_steps, scale)
+
+
+def make(task: Task, seed: int) -> tuple[Made, np.ndarray]:
+    """The sprites of one seed, as many for each class, in mixed order; and a fifth as many without context."""
+    names = sampling.class_names(task.found)
+    each, sprites, labels = -(-task.count // len(names)), [], []
+    wanted = {name: context_of({name: 1}, names) for name in names} | {"no context": torch.zeros(len(names))}
+    for number, (name, context) in enumerate(wanted.items()):
+        walks = sampling.walks(task.found, context, each, task.sampler, task.num_steps, 0.0, task.scale, seed * len(wanted) + number)
+        sprites.append(np.concatenate([to_bytes(final(walk)) for _, walk in lab.progress(walks, -(-each // sampling.BATCH), name)]))
+        labels.append(np.full(each, number))
+    order = shuffled(each * len(names), seed, 7)
+    return (np.concatenate(sprites[:-1])[order], np.concatenate(labels[:-1])[order]), sprites[-1]
+
+
+def evaluate(task: Task, ref: Reference, draw_fresh: Callable[[int, int], SpriteSet]) -> dict[str, Any]:
+    """Measure a network with each seed, beside yardsticks of the same count; numbers, texts and lists alone (JSON).
+
+    draw_fresh(count, seed) gives real sprites that are not in the file.
+    """
+    check_fit(task, ref)
+    title = f"{task.name}, {task.sampler} {task.num_steps}"
+    rows: dict[str, list[dict[str, float]]] = {}
+    confusion, free = np.zeros((len(ref.judge.class_names),) * 2, int), []
+    for seed in range(task.seeds):
+        made, unasked = make(task, seed)
+        for name, sprites in {title: made, **yardsticks(draw_fresh(len(made[0]), 2 + seed), ref, seed)}.items():
+            rows.setdefault(name, []).append(measure(sprites, ref, seed))
+        confusion += confused(ref.judge, *made)
+        free.append(np.bincount(taken_for(ref.judge, unasked), minlength=len(confusion)) / len(unasked))
+    return {
+        "network": title, "scale": task.scale, "count": len(made[0]), "seeds": task.seeds, "classes": list(ref.judge.class_names), "rows": rows,
+        "confusion": confusion.tolist(), "held_out_confusion": confused(ref.judge, ref.test.sprites, ref.test.labels).tolist(),
+        "unasked": np.mean(free, 0).tolist(),
+    }
+
+
+def check_fit(task: Task, ref: Reference) -> None:
+    """LabError unless network, judge and sprites fit together and there are enough sprites for every measure."""
+    if sampling.class_names(task.found) != ref.judge.class_names:
+        raise LabError(f"the network knows other classes than the classifier ({', '.join(ref.judge.class_names)}): they cannot be compared")
+    width = max(features.shape[1] for features in ref.train_features.values())
+    if task.count < 2 * (width + 1) or len(ref.test) <= width:
+        raise LabError(f"{task.count} sprites (and {len(ref.test)} held-out ones) are too few for {width} features; --count takes at least {2 * (width + 1)}")
+
+
+def taken_for(judge: Judge, sprites: np.ndarray) -> np.ndarray:
+    """The class (N,) that the judge sees in each sprite."""
+    return judge.class_probabilities(to_pictures(sprites)).argmax(1).numpy()
+
+
+def confused(judge: Judge, sprites: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many sprites of each wanted class (row) are taken for each class (column)."""
+    size = len(judge.class_names)
+    return np.bincount(size * labels.astype(int) + taken_for(judge, sprites), minlength=size * size).reshape(size, size)
+
+
+def accuracies(confusion: Iterable[Iterable[int]]) -> list[float]:
     """The share of each row that lies in its own column, and the mean of these shares."""
-    shares = [row[i] / max(1, sum(row)) for i, row in enumerate(confusion)]
+    shares = [row[i] / max(1, sum(row)) for i, row in enumerate(map(list, confusion))]
     return [*shares, sum(shares) / len(shares)]
 
 
 def table(found: dict[str, Any]) -> str:
-    """The result as lines that a person can read."""
-    columns = [*found["classes"], "mean"]
-    lines = [f"{found['count']} sprites of each class from {found['weights']}: {found['sampler']}, {found['steps']} steps, scale {found['scale']:g}"]
-    lines.append(" " * 30 + "".join(f"{name:>13}" for name in columns))
-    for title, confusion in (("class recognised, samples", found["samples"]), ("class recognised, held out", found["held_out"])):
-        lines.append(f"{title:30}" + "".join(f"{share:13.1%}" for share in accuracies(confusion)))
-    for name, row in zip(found["classes"], found["samples"]):
-        lines.append(f"{'asked for ' + name + ', taken for':30}" + "".join(f"{number:13}" for number in row))
-    lines.append(f"the classifier names the kind of {found['held_out_kinds']:.1%} of the held-out sprites")
-    return "\n".join(lines)
+    """The result as a Markdown table that a person can read: measures by row, sets by column, then who was taken for whom."""
+    names = list(found["rows"])
+    lines = [
+        f"{found['count']:,} sprites, {found['seeds']} seeds, guidance scale {found['scale']:g}; mean ± standard deviation over the seeds", "",
+        "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|",
+    ]
+    for key, (title, _) in MEANING.items():
+        values = [[row[key] for row in rows] for rows in found["rows"].values()]
+        lines.append(f"| {title} | " + " | ".join(map(shown, values)) + " |")
+    own, held_out = (accuracies(found[name]) for name in ("confusion", "held_out_confusion"))
+    lines += ["", "| asked for | recognised | held-out sprites recognised | taken for " + ", ".join(found["classes"]) + " | drawn without context |", "|---" * 5 + "|"]
+    for i, name in enumerate(found["classes"]):
+        lines.append(f"| {name} | {own[i]:.1%} | {held_out[i]:.1%} | {', '.join(map(str, found['confusion'][i]))} | {found['unasked'][i]:.1%} |")
+    return "\n".join([*lines, f"| all | {own[-1]:.1%} | {held_out[-1]:.1%} | | |"])
+
+
+def shown(values: list[float]) -> str:
+    """Mean and deviation in three digits."""
+    mean = f"{np.mean(values):.3g}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.1g}"
+
+
+def meanings() -> str:
+    """One line for each measure: what it means and which values are good."""
+    return "\n".join(f"{title}: {sentence}" for title, sentence in MEANING.values())

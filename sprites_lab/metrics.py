@@ -133,21 +133,21 @@ class Copies(NamedTuple):
     c_t: float
 
 
-def copies(made: np.ndarray, made_cells: np.ndarray, held_out: np.ndarray, cells: np.ndarray, train: np.ndarray) -> Copies:
+def copies(made: np.ndarray, made_cells: np.ndarray, train: np.ndarray, new_distance: np.ndarray, new_cells: np.ndarray) -> Copies:
     """Is the made nearer to the training sprites than new real sprites are? Sprites uint8 (N, H, W, 3), mirror images included.
 
+    new_distance (M,) is the distance of real sprites that are not in training, by `nearest`; the cells are their classes.
     copy_rate: nearer than COPY. authentic: farther from its nearest training sprite than that one is from its own nearest
-    (Alaa et al. 2022, arXiv 2102.08921). c_t: z of a Mann-Whitney test against the held-out sprites, cell by cell (class),
-    averaged with the held-out share of each cell (Meehan et al. 2020, arXiv 2004.05675).
+    (Alaa et al. 2022, arXiv 2102.08921). c_t: z of a Mann-Whitney test against the new sprites, cell by cell, averaged with
+    the new sprites' share of each cell (Meehan et al. 2020, arXiv 2004.05675).
     """
     distance, rows = nearest(made, train)
     between = nearest(train[rows], train, rows)[0]
-    reference = nearest(held_out, train)[0]
-    there = [cell for cell in np.unique(cells) if (made_cells == cell).any()]
+    there = [cell for cell in np.unique(new_cells) if (made_cells == cell).any()]
     if not there:
-        raise LabError("made and held-out sprites share no class; C_T compares them class by class")
-    scores = [rank_score(distance[made_cells == cell], reference[cells == cell]) for cell in there]
-    shares = [(cells == cell).sum() for cell in there]
+        raise LabError("made and new sprites share no class; C_T compares them class by class")
+    scores = [rank_score(distance[made_cells == cell], new_distance[new_cells == cell]) for cell in there]
+    shares = [(new_cells == cell).sum() for cell in there]
     return Copies(float((distance < COPY).mean()), float((distance > between).mean()), float(np.average(scores, weights=shares)))
 
 

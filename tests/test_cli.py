@@ -51,6 +51,8 @@ SAMPLE = "sample --weights w.safetensors --count 2 --steps 2"
 EVALUATE = "evaluate --weights w.safetensors --sprites sprites.npz --count 2 --sampler ddim --steps 2"
 WRONG = {
     f"{EVALUATE} --count 0": "--count is 0",
+    f"{EVALUATE} --seeds 0": "--seeds is 0",
+    f"{EVALUATE} --weights cut.safetensors": "cut.safetensors",
     f"{EVALUATE} --steps 501": "from 1 to 500",
     f"{EVALUATE} --scale nan": "scale is nan",
     f"{EVALUATE} --classifier w.safetensors": "holds no classifier",

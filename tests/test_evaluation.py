@@ -1,63 +1,135 @@
-"""The command `evaluate`: counts of what a judge sees in a network's sprites."""
+"""The command `evaluate`: every measure of a network's sprites, beside yardsticks that must come out as they are called."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from small import NAMES, network, write_sprites, write_weights
+from small import NAMES, generator, network, write_weights
 
-from sprites_lab import LabError, evaluation, lab
+from sprites_lab import LabError, evaluation, extractors, lab
 from sprites_lab.__main__ import main
 from sprites_lab.checkpoints import load
 from sprites_lab.classifier import load_classifier, new_classifier, save_classifier
-from sprites_lab.data import SpriteSet, context_of, to_bytes, to_pictures
+from sprites_lab.data import SpriteSet, context_of, load_sprites, to_bytes, to_pictures
+from sprites_lab.drawing import artist
+from sprites_lab.metrics import frechet
 from sprites_lab.predictors import conditioned
 from sprites_lab.samplers import ddim, final
+
+COUNT = 30
+
+
+def blocks(count, seed):
+    """Sprites of five kinds that differ in place and colour; kind k has class (2, 0, 1, 3, 4)[k]."""
+    rng = np.random.default_rng(seed)
+    sprites, kinds = np.full((count, 16, 16, 3), 255, np.uint8), np.arange(count) % 5
+    for sprite, kind in zip(sprites, kinds, strict=True):
+        for _ in range(3):
+            y, x = rng.integers(1, 8, 2)
+            sprite[y : y + 3 + kind, x : x + 7 - kind] = rng.integers(0, 200, 3)
+    return SpriteSet(sprites, np.array([2, 0, 1, 3, 4], np.uint8)[kinds], kinds.astype(np.uint16), np.arange(count) % 4 == 3, tuple("abcde"))
+
+
+def fresh(count, seed):
+    return blocks(count, 100 + seed)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_features():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extractors, "NUM_FEATURES", 4)
+        patch.setattr(lab, "fast_dtype", lambda device: None)
+        yield
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Small weights, a judge of five kinds in chance classes, and sprites of which every fourth is held out."""
-    folder = tmp_path_factory.mktemp("evaluation")
-    rng = np.random.default_rng(3)
-    sprites = rng.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
-    kinds = (np.arange(40) % 5).astype(np.uint16)
-    shown = SpriteSet(sprites, np.array([2, 0, 1, 3, 4], np.uint8)[kinds], kinds, np.arange(40) % 4 == 3, tuple("abcde"))
-    judge = new_classifier(5, seed=1)
-    judge.train()(torch.randn(50, 3, 16, 16, generator=torch.Generator().manual_seed(0)))  # statistics of its norms
+    """Small weights, a judge with eight features, and sprites of which every fourth is held out."""
+    folder, shown = tmp_path_factory.mktemp("evaluation"), blocks(160, 3)
+    judge = new_classifier(5, 8, seed=1)
+    judge.train()(torch.randn(50, 3, 16, 16, generator=generator()))  # statistics of its norms
     save_classifier(folder / "c.safetensors", judge.eval(), shown, {})
     write_weights(folder / "w.safetensors", network(timesteps=12))
-    write_sprites(folder / "s.npz", sprites=sprites, labels=shown.labels, kinds=kinds, held_out=shown.held_out, kind_names=np.array(list("abcde")))
+    np.savez(folder / "s.npz", sprites=shown.sprites, labels=shown.labels, kinds=shown.kinds, held_out=shown.held_out, kind_names=np.array(list("abcde")))
     return folder
 
 
-def evaluate(files, **more):
-    options = dict(count=9, sampler="ddim", steps=3, device="cpu") | more
-    return evaluation.evaluate(files / "w.safetensors", files / "c.safetensors", files / "s.npz", **options)
+@pytest.fixture(scope="module")
+def ref(files):
+    return evaluation.reference(files / "c.safetensors", files / "s.npz")
 
 
-def test_the_counts_are_those_of_the_walk_by_hand(files, monkeypatch):
-    monkeypatch.setattr(lab, "fast_dtype", lambda device: None)
+@pytest.fixture(scope="module")
+def found(files, ref):
+    return evaluation.evaluate(evaluation.open_task(files / "w.safetensors", COUNT, 2, "ddim", 3), ref, fresh)
+
+
+def test_the_sprites_are_those_of_the_walk_by_hand(files, monkeypatch):
     monkeypatch.setattr(evaluation.sampling, "BATCH", 4)
-    found, weights, judge = evaluate(files, seed=2), load(files / "w.safetensors"), load_classifier(files / "c.safetensors")
-    for number, name in enumerate(NAMES):
-        x_T = lab.starting_noise(9, 2 * 5 + number)
-        made = final(ddim(conditioned(weights.model, context_of({name: 1})), weights.schedule, x_T, 3))
-        taken = judge.class_probabilities(to_pictures(to_bytes(made))).argmax(1)
-        assert found["samples"][number] == np.bincount(taken, minlength=5).tolist(), name
-    assert found["count"] == 9 and found["steps"] == 3 and found["classes"] == list(NAMES)
+    weights = load(files / "w.safetensors")
+    (sprites, labels), free = evaluation.make(evaluation.open_task(files / "w.safetensors", COUNT, 1, "ddim", 3), 2)
+    for number, context in enumerate([*(context_of({name: 1}) for name in NAMES), None]):
+        by_hand = to_bytes(final(ddim(conditioned(weights.model, context), weights.schedule, lab.starting_noise(6, 2 * 6 + number), 3)))
+        made = free if context is None else sprites[labels == number]
+        assert sorted(s.tobytes() for s in made) == sorted(s.tobytes() for s in by_hand), number
+    assert labels.tolist() != sorted(labels)
 
 
-def test_the_judge_is_judged_on_the_held_out_sprites_alone(files):
-    found, test = evaluate(files, count=1), evaluation.load_sprites(files / "s.npz").test
-    judge = load_classifier(files / "c.safetensors")
-    guesses = judge.class_probabilities(test.pictures()).argmax(1).numpy()
-    assert np.sum(found["held_out"]) == len(test) == 10
-    for label in range(5):
-        assert found["held_out"][label] == np.bincount(guesses[test.labels == label], minlength=5).tolist()
-    kinds = judge.kind_probabilities(test.pictures()).argmax(1).numpy()
-    assert found["held_out_kinds"] == pytest.approx((kinds == test.kinds).mean())
+def test_the_reference_keeps_the_splits_apart(ref):
+    whole = blocks(160, 3)
+    assert np.array_equal(ref.train.sprites, whole.train.sprites) and np.array_equal(ref.test.sprites, whole.test.sprites)
+    assert torch.allclose(ref.test_features, ref.judge.features(whole.test.pictures())) and len(ref.test_distance) == 40
+    assert {name: features.shape for name, features in ref.train_features.items()} == {"classifier": (120, 8), "random": (120, 4), "pixels": (120, 4)}
+
+
+def test_measures_are_of_the_right_sets(ref):
+    made, features = fresh(COUNT, 1), ref.judge.features(fresh(COUNT, 1).pictures())
+    measured = evaluation.measure((made.sprites, made.labels), ref)
+    assert set(measured) == set(evaluation.MEANING)
+    assert measured["fd_train"] == pytest.approx(frechet(features, ref.train_features["classifier"]))
+    assert measured["fd_held_out"] == pytest.approx(frechet(features, ref.test_features))
+    guesses = ref.judge.class_probabilities(made.pictures()).argmax(1).numpy()
+    assert measured["class_acc"] == pytest.approx((guesses == made.labels).mean())
+
+
+def test_the_yardsticks_come_out_as_they_are_called(found):
+    rows = {name: {key: np.mean([row[key] for row in rows]) for key in evaluation.MEANING} for name, rows in found["rows"].items()}
+    new, copied, blurred, noised, shuffled = (rows[name] for name in ("new sprites", "memoriser", "blurred", "noised", "labels shuffled"))
+    assert copied["copy_rate"] == 1 and copied["authentic"] == 0 and copied["c_t"] < -2 < new["c_t"]
+    assert new["copy_rate"] < 0.2 and new["authentic"] > 0.2
+    assert copied["fd_train"] < new["fd_train"]
+    for key in ("crispness", "palette", "colours"):
+        assert new[key] < blurred[key] and new[key] < noised[key], key
+    assert all(shuffled[key] == new[key] for key in ("fd_train", "recall", "palette"))
+
+
+def test_the_extractors_answer_alike_in_any_batch_and_know_no_labels(ref):
+    pictures = blocks(40, 5).pictures()
+    for name, extract in ref.extract.items():
+        assert torch.allclose(torch.cat([extract(pictures[:7]), extract(pictures[7:])]), extract(pictures), atol=1e-4), name
+    assert torch.equal(extractors.random_features()(pictures), extractors.random_features()(pictures))
+    assert not torch.equal(extractors.random_features(1)(pictures), extractors.random_features()(pictures))
+    with pytest.raises(LabError, match="4 pictures cannot give 4 principal components"):
+        extractors.principal_components(pictures[:4])
+
+
+@pytest.mark.oracle
+def test_principal_components_are_the_directions_of_the_svd():
+    pictures = blocks(60, 6).pictures()
+    flat = pictures.flatten(1).double()
+    _, values, _ = torch.linalg.svd(flat - flat.mean(0))
+    variances = extractors.principal_components(pictures)(pictures).var(0)
+    assert torch.allclose(variances.flip(0).double(), values[:4].square() / 59, rtol=1e-4)
+
+
+def test_the_confusion_counts_all_sprites_and_the_table_shows_them(found, ref):
+    assert np.sum(found["confusion"], 1).tolist() == [2 * COUNT // 5] * 5 and np.sum(found["held_out_confusion"]) == 40
+    assert sum(found["unasked"]) == pytest.approx(1) and found["count"] == COUNT and found["seeds"] == 2
+    text = evaluation.table(found)
+    assert all(title in text for title, _ in evaluation.MEANING.values()) and "w.safetensors, ddim 3" in text and "30 sprites, 2 seeds" in text
+    assert f"{evaluation.accuracies(found['confusion'])[-1]:.1%}" in text.splitlines()[-1]
+    assert len(evaluation.meanings().splitlines()) == len(evaluation.MEANING)
 
 
 def test_accuracies_are_shares_of_the_diagonal_and_their_mean():
@@ -65,28 +137,42 @@ def test_accuracies_are_shares_of_the_diagonal_and_their_mean():
     assert evaluation.accuracies([[0, 0], [2, 2]]) == [0.0, 0.5, 0.25]
 
 
-def test_the_table_shows_samples_beside_held_out_sprites():
-    found = dict(weights="w", sampler="ddim", steps=3, scale=1.5, seed=0, count=4, classes=["x", "y"], samples=[[3, 1], [0, 4]], held_out=[[2, 0], [1, 1]], held_out_kinds=0.5)
-    title, names, samples, held_out, x, y, kinds = evaluation.table(found).splitlines()
-    assert title == "4 sprites of each class from w: ddim, 3 steps, scale 1.5" and names.split() == ["x", "y", "mean"]
-    assert samples.split()[-3:] == ["75.0%", "100.0%", "87.5%"] and held_out.split()[-3:] == ["100.0%", "50.0%", "75.0%"]
-    assert x.split()[-2:] == ["3", "1"] and y.split()[-2:] == ["0", "4"] and "50.0%" in kinds
+def test_numbers_are_shown_with_their_spread():
+    assert evaluation.shown([0.12345]) == "0.123" and evaluation.shown([1.0, 3.0]) == "2 ± 1"
 
 
-def test_what_cannot_be_compared_is_refused(files, tmp_path):
+@pytest.mark.parametrize("change, words", [
+    (dict(count=17), "--count takes at least 18"), (dict(count=0), "--count is 0"), (dict(seeds=0), "--seeds is 0"), (dict(scale=float("nan")), "scale is nan"),
+    (dict(steps=13), "from 1 to 12"), (dict(sampler="ddpm"), "all 12 steps"),
+])  # fmt: skip
+def test_a_task_that_cannot_be_meant_is_refused(files, ref, change, words):
+    with pytest.raises(LabError, match=words):
+        evaluation.evaluate(evaluation.open_task(files / "w.safetensors", **dict(count=COUNT, seeds=1, sampler="ddim", steps=3) | change), ref, fresh)
+
+
+def test_what_cannot_be_compared_is_refused(files, ref, tmp_path):
     other = write_weights(tmp_path / "w.safetensors", network(timesteps=12), classes=[*"vwxyz"])
-    with pytest.raises(LabError, match="cannot be compared"):
-        evaluation.evaluate(other, files / "c.safetensors", files / "s.npz", 1, "ddim", 2)
-    none = write_sprites(tmp_path / "s.npz", held_out=np.zeros(16, bool))
+    with pytest.raises(LabError, match="other classes than the classifier"):
+        evaluation.evaluate(evaluation.open_task(other, COUNT, 1, "ddim", 2), ref, fresh)
+    with np.load(files / "s.npz") as file:
+        np.savez(tmp_path / "s.npz", **{name: file[name] for name in file.files} | {"held_out": np.zeros(160, bool)})
     with pytest.raises(LabError, match="no held-out sprites"):
-        evaluation.evaluate(files / "w.safetensors", files / "c.safetensors", none, 1, "ddim", 2)
+        evaluation.reference(files / "c.safetensors", tmp_path / "s.npz")
 
 
-def test_the_command_prints_the_table_and_writes_the_numbers(files, tmp_path, capsys):
+def test_the_command_prints_the_table_and_writes_the_numbers(files, tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(artist, "draw_set", lambda count, seed: asked.append((count, seed)) or arrays(fresh(count, seed)))
     paths = [f"--{name}={files / file}" for name, file in (("weights", "w.safetensors"), ("classifier", "c.safetensors"), ("sprites", "s.npz"))]
-    assert main(["evaluate", *paths, "--count", "3", "--sampler", "ddim", "--steps", "2", "--json", str(tmp_path / "e.json")]) == 0
+    assert main(["evaluate", *paths, "--count", "20", "--seeds", "1", "--sampler", "ddim", "--steps", "2", "--json", str(tmp_path / "e.json")]) == 0
     found = json.loads((tmp_path / "e.json").read_text())
-    assert capsys.readouterr().out.rstrip() == evaluation.table(found) and np.sum(found["samples"]) == 15
+    out = capsys.readouterr().out
+    assert evaluation.table(found) in out and evaluation.meanings() in out and np.sum(found["confusion"]) == 20
+    assert asked == [(artist.LEAST, 2)]  # never the seed of the bundled set
+
+
+def arrays(sprites):
+    return dict(sprites=sprites.sprites, labels=sprites.labels, kinds=sprites.kinds, held_out=sprites.held_out, kind_names=np.array(sprites.kind_names))
 
 
 def test_the_command_trains_a_classifier_that_evaluate_takes(files, tmp_path, capsys):
@@ -94,4 +180,5 @@ def test_the_command_trains_a_classifier_that_evaluate_takes(files, tmp_path, ca
     assert main(["train-classifier", "--out", str(out), "--sprites", str(files / "s.npz"), "--epochs", "2", "--seed", "5"]) == 0
     judge = load_classifier(out)
     assert judge.facts["epochs"] == 2 and judge.facts["seed"] == 5 and judge.kind_names == tuple("abcde") and judge.class_of.tolist() == [2, 0, 1, 3, 4]
+    assert judge.class_probabilities(to_pictures(load_sprites(files / "s.npz").sprites[:3])).shape == (3, 5)
     assert str(out) in capsys.readouterr().out

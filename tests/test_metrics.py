@@ -13,6 +13,8 @@ from sprites_lab.metrics import (
     copies, frechet, frechet_extrapolated, frechet_of, jensen_shannon, kernel_distance, neighbourhoods, palette, rank_score, sliced_wasserstein, wasserstein,
 )
 
+from sprites_lab.neighbours import nearest
+
 
 def normal(count, width=8, shift=0.0, spread=1.0, seed=0):
     return torch.randn(count, width, generator=generator(seed), dtype=torch.float64) * spread + shift
@@ -165,9 +167,10 @@ def sprites(count, seed=0):
 def test_a_memoriser_is_caught_and_new_sprites_are_not():
     train, test, new = sprites(300), sprites(60, 1), sprites(60, 2)
     cells = np.arange(60) % 3
-    memoriser = copies(train[:60, :, ::-1] ^ 1, cells, test, cells, train)  # mirrored, every byte changed by one
+    known = nearest(test, train)[0]
+    memoriser = copies(train[:60, :, ::-1] ^ 1, cells, train, known, cells)  # mirrored, every byte changed by one
     assert memoriser.copy_rate == 1 and memoriser.authentic == 0 and memoriser.c_t < -5
-    honest = copies(new, cells, test, cells, train)
+    honest = copies(new, cells, train, known, cells)
     assert honest.copy_rate == 0 and honest.authentic > 0.3 and abs(honest.c_t) < 3
 
 
@@ -176,15 +179,16 @@ def test_copying_in_one_class_alone_is_seen_with_the_share_of_that_class():
     cells = np.arange(80) // 60  # 60 and 20
     made = sprites(80, 2)
     made[:60] = train[:60]
-    found = copies(made, cells, test, cells, train)
+    known = nearest(test, train)[0]
+    found = copies(made, cells, train, known, cells)
     close(found.copy_rate, 0.75, 1e-9)
-    parts = [copies(made[cells == c], cells[cells == c], test[cells == c], cells[cells == c], train).c_t for c in (0, 1)]
+    parts = [copies(made[cells == c], cells[cells == c], train, known[cells == c], cells[cells == c]).c_t for c in (0, 1)]
     close(found.c_t, 0.75 * parts[0] + 0.25 * parts[1], 1e-9)
 
 
 def test_made_and_held_out_sprites_without_a_common_class_are_refused():
     with pytest.raises(LabError, match="no class"):
-        copies(sprites(3), np.zeros(3), sprites(3), np.ones(3), sprites(5))
+        copies(sprites(3), np.zeros(3), sprites(5), np.ones(3), np.ones(3))
 
 
 @pytest.mark.oracle

@@ -18,6 +18,7 @@ LEVELS = [
     {"schedule", "unet", "predictors", "data", "neighbours", "figures"},
     {"samplers", "training", "checkpoints", "observer", "likelihood", "metrics", "runtime", "distillation", "own_sprites", "original_lab"},
     {"classifier"},
+    {"extractors"},
     {"lab"},
     {"runs", "sampling"},  # the working parts of two commands
     {"evaluation"},

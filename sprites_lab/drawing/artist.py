@@ -14,6 +14,7 @@ from sprites_lab.drawing.stream import Stream, hash64
 from sprites_lab.errors import LabError
 
 COUNT, SEED = 20_000, 1
+LEAST = 2_000  # so many hold every kind in its share
 HELD_OUT_SHARE = 10  # one form in ten
 APART = 2.0  # least mean absolute difference of the bytes between a held-out sprite and a training sprite of its kind
 MAX_COLOURS = 20  # with more, a sprite of 16 pixels no longer looks drawn
