@@ -70,6 +70,7 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     sub.add_argument("--save-every", type=int, default=200, metavar="N", help="updates between checkpoints")
     recipe = sub.add_argument_group("recipe (the course's values if left out)")
+    recipe.add_argument("--recipe", choices=("course", "improved"), default=argparse.SUPPRESS, help="the course's way to train, or one with a richer look at time and evener timesteps (course)")
     recipe.add_argument("--epochs", type=int, default=argparse.SUPPRESS, help="passes over the training sprites (32)")
     recipe.add_argument("--batch-size", type=int, default=argparse.SUPPRESS, metavar="N", help="sprites per update (100)")
     recipe.add_argument("--learning-rate", type=float, default=argparse.SUPPRESS, metavar="R", help="Adam's rate at the start, falling to 0 (0.001)")

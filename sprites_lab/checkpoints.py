@@ -198,6 +198,8 @@ def build(path: Path, facts: dict[str, Any], shapes: Shapes, group: str) -> Cont
         settings = {name: facts["network"][name] for name in ("features", "context_size", "height", "channels", "timesteps")}
         if not all(type(value) is int and 1 <= value <= 100_000 for value in settings.values()):
             raise LabError("a size is no whole number from 1 to 100000")
+        if facts["network"].get("rich_time", False) is True:
+            settings["rich_time"] = True
         with torch.device("meta"):  # shapes without memory
             expected = ContextUnet(**settings).state_dict()
     except (LabError, LookupError, TypeError) as error:

@@ -14,7 +14,8 @@ from sprites_lab import __version__, checkpoints
 from sprites_lab.data import SPRITES, SpriteSet, load_sprites
 from sprites_lab.errors import LabError
 from sprites_lab.lab import fast_dtype
-from sprites_lab.schedule import NoiseSchedule, linear_schedule
+from sprites_lab.recipes import recipe_called
+from sprites_lab.schedule import NoiseSchedule
 from sprites_lab.training import Progress, TrainingState, check_recipe, train
 from sprites_lab.unet import ContextUnet
 
@@ -22,7 +23,7 @@ FINAL = "sprites.safetensors"
 LOG_COLUMNS = ["updates", "epoch", "loss", "learning_rate", "seconds_since_start"]
 RECIPE: dict[str, Any] = dict(
     epochs=32, batch_size=100, learning_rate=1e-3, context_dropout=0.1, average_decay=0.999, seed=0, features=64, timesteps=500,
-    precision="auto", start=None,
+    precision="auto", start=None, recipe="course",
 )
 
 CHECKED = ("epochs", "batch_size", "learning_rate", "context_dropout", "average_decay", "seed")  # in the order of check_recipe
@@ -71,6 +72,7 @@ def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: st
     sha = hashlib.sha256(path.read_bytes()).hexdigest()
     if found and found.facts["sprites_sha256"] != sha:
         raise LabError(f"{newest} was trained on other sprites than {path}; give the same file with --sprites, or start a new run")
+    recipe_called(recipe["recipe"])
     check_recipe(data.train.sprites, data.train.labels, *(recipe[name] for name in CHECKED))
     model, schedule, before = (found.model, found.schedule, found.facts.get("updates_before", 0)) if found else first_network(recipe, data)
     state = TrainingState(model.to(memory_format=torch.channels_last), device)  # the layout that convolutions are fastest in
@@ -82,9 +84,9 @@ def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: st
 def continued_recipe(facts: dict[str, Any], chosen: dict[str, Any], path: Path) -> dict[str, Any]:
     """The recipe in a checkpoint; a LabError if the caller asks for another one."""
     for name, value in chosen.items():
-        if facts["recipe"].get(name) != value:
-            raise LabError(f"{path} was trained with {name}={facts['recipe'].get(name)}, not {value}: a resumed run keeps its recipe; leave the option out")
-    return facts["recipe"]
+        if facts["recipe"].get(name, RECIPE[name]) != value:
+            raise LabError(f"{path} was trained with {name}={facts['recipe'].get(name, RECIPE[name])}, not {value}: a resumed run keeps its recipe; leave the option out")
+    return RECIPE | facts["recipe"]
 
 
 def first_network(recipe: dict[str, Any], sprites: SpriteSet) -> tuple[ContextUnet, NoiseSchedule, int]:
@@ -103,7 +105,8 @@ def first_network(recipe: dict[str, Any], sprites: SpriteSet) -> tuple[ContextUn
         return found.model, found.schedule, found.facts.get("updates_before", 0) + found.facts.get("updates", 0)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe["seed"])
-        return ContextUnet(recipe["features"], classes, height, timesteps=recipe["timesteps"]), linear_schedule(recipe["timesteps"]), 0
+        levers, timesteps = recipe_called(recipe["recipe"]), recipe["timesteps"]
+        return ContextUnet(recipe["features"], classes, height, 3, timesteps, levers.rich_time), levers.schedule(timesteps), 0
 
 
 def go(run: Run, save_every: int = 200) -> Iterator[Progress]:
@@ -114,10 +117,11 @@ def go(run: Run, save_every: int = 200) -> Iterator[Progress]:
     run.folder.mkdir(parents=True, exist_ok=True)
     checkpoints.tidy(run.folder)
     data, recipe, saved, losses, began = run.sprites.train, run.recipe, run.state.updates, [], time.monotonic()
-    autocast = fast_dtype(run.device) if recipe["precision"] == "auto" else None
+    autocast, levers = fast_dtype(run.device) if recipe["precision"] == "auto" else None, recipe_called(recipe["recipe"])
     steps = train(
         run.state, run.schedule, data.pictures(run.device), data.contexts(run.device), recipe["epochs"], recipe["batch_size"],
-        recipe["learning_rate"], recipe["context_dropout"], recipe["average_decay"], recipe["seed"], autocast=autocast,
+        recipe["learning_rate"], recipe["context_dropout"], recipe["average_decay"], recipe["seed"],
+        loss=levers.loss, draw_t=levers.draw_t, fall=levers.fall, autocast=autocast,
     )
     try:
         for progress in steps:

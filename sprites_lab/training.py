@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sized
+from math import cos, pi
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from sprites_lab.errors import LabError
 from sprites_lab.schedule import NoiseSchedule, is_whole
 
 Loss = Callable[[nn.Module, NoiseSchedule, Tensor, Tensor, Tensor, Tensor], Tensor]
+Rate = Callable[[int, int, int], float]  # (update, updates per epoch, epochs) -> factor of the learning rate
+DrawTimesteps = Callable[[int, int, torch.Generator], Tensor]  # (count, T, generator) -> integers in 1..T
 
 
 class TrainingState:
@@ -59,6 +62,38 @@ def noise_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context: T
     return nn.functional.mse_loss(model(schedule.add_noise(x0, t, noise), t, context).to(noise), noise)
 
 
+def min_snr_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context: Tensor, t: Tensor, noise: Tensor, gamma: float = 5.0) -> Tensor:
+    """The noise loss with weight min(SNR, gamma) / SNR, SNR = alpha_bar / (1 - alpha_bar): easy timesteps count less.
+
+    Hang et al. 2023 (arXiv 2303.09556), for predicted noise; at gamma 5 and the course's schedule it changes only t < 93.
+    """
+    signal, spread = schedule.scales(t, x0)
+    snr = (signal / spread).square()
+    error = (model(schedule.add_noise(x0, t, noise), t, context).to(noise) - noise).square()
+    return (error * snr.clamp(max=gamma) / snr).mean()
+
+
+def uniform_t(count: int, timesteps: int, generator: torch.Generator) -> Tensor:
+    """One timestep for each picture, each of 1..T equally likely, independently (Ho et al. 2020, algorithm 1)."""
+    return torch.randint(1, timesteps + 1, (count,), generator=generator)
+
+
+def stratified_t(count: int, timesteps: int, generator: torch.Generator) -> Tensor:
+    """Timesteps spread evenly over 1..T by one common offset: each equally likely, no batch all easy (Kingma et al. 2021)."""
+    places = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1
+    return (1 + (places * timesteps).long()).clamp(max=timesteps)[torch.randperm(count, generator=generator)]
+
+
+def linear_fall(update: int, per_epoch: int, epochs: int) -> float:
+    """The course's learning rate: falls to 0 in a straight line, epoch by epoch."""
+    return 1 - update // per_epoch / epochs
+
+
+def warm_cosine(update: int, per_epoch: int, epochs: int, warm_up: int = 200) -> float:
+    """A learning rate that rises for the first updates and then falls to 0 along half a cosine (Loshchilov, Hutter 2017)."""
+    return min(1, (update + 1) / warm_up) * (1 + cos(pi * update / (epochs * per_epoch))) / 2
+
+
 def drop_context(context: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Forget each row of context (B, K) with the given probability: zeros mean "no context" (Ho and Salimans 2022)."""
     kept = torch.rand(len(context), 1, generator=generator) >= probability
@@ -69,7 +104,7 @@ def train(
     state: TrainingState, schedule: NoiseSchedule, sprites: Tensor, contexts: Tensor,
     epochs: int = 32, batch_size: int = 100, learning_rate: float = 1e-3,
     context_dropout: float = 0.1, average_decay: float = 0.999, seed: int = 0,
-    loss: Loss = noise_loss, autocast: torch.dtype | None = None,
+    loss: Loss = noise_loss, draw_t: DrawTimesteps = uniform_t, fall: Rate = linear_fall, autocast: torch.dtype | None = None,
 ) -> Iterator[Progress]:
     """Train state.model with the course's recipe, yielding after each update; the model is then in eval mode.
 
@@ -80,10 +115,11 @@ def train(
     per_epoch = -(-len(sprites) // batch_size)
     for update in range(state.updates, epochs * per_epoch):
         epoch, position = divmod(update, per_epoch)
-        rate = learning_rate * (1 - epoch / epochs)
+        rate = learning_rate * fall(update, per_epoch, epochs)
         order = torch.randperm(len(sprites), generator=seeded(seed, epoch, 0)).to(sprites.device)
         rows = order[position * batch_size : (position + 1) * batch_size]
-        value = take_step(state, schedule, sprites[rows], contexts[rows], rate, context_dropout, seeded(seed, update, 1), loss, autocast)
+        chance = seeded(seed, update, 1)
+        value = take_step(state, schedule, sprites[rows], contexts[rows], rate, context_dropout, chance, loss, draw_t, autocast)
         # early on the average forgets fast, so that it does not remember the untrained network
         update_average(state.average, state.model, min(average_decay, (1 + update) / (10 + update)))
         state.updates = update + 1
@@ -92,11 +128,11 @@ def train(
 
 def take_step(
     state: TrainingState, schedule: NoiseSchedule, x0: Tensor, context: Tensor, learning_rate: float, context_dropout: float,
-    generator: torch.Generator, loss: Loss = noise_loss, autocast: torch.dtype | None = None,
+    generator: torch.Generator, loss: Loss = noise_loss, draw_t: DrawTimesteps = uniform_t, autocast: torch.dtype | None = None,
 ) -> float:
     """One update on one batch; returns its loss. A loss that is no number stops here, before it can harm the weights."""
     context = drop_context(context, context_dropout, generator)
-    t = torch.randint(1, schedule.timesteps + 1, (len(x0),), generator=generator).to(x0.device)
+    t = draw_t(len(x0), schedule.timesteps, generator).to(x0.device)
     noise = torch.randn(x0.shape, generator=generator).to(x0)
     statistics = [buffer.clone() for buffer in state.model.buffers()]
     state.model.train()

@@ -14,7 +14,9 @@ import torch
 from small import SHORT, in_a_fork, network, same_tensors, snapshot, write_sprites, write_weights
 
 from sprites_lab import LabError, checkpoints, runs
+from sprites_lab.recipes import improved_recipe
 from sprites_lab.runs import go, open_run
+from sprites_lab.training import linear_fall, noise_loss, uniform_t
 
 CPU = torch.device("cpu")
 RECIPE = dict(epochs=4, batch_size=4, features=8, precision="float32", average_decay=0.9)  # 12 sprites: 3 updates an epoch
@@ -217,7 +219,7 @@ def test_a_loss_that_explodes_keeps_what_was_trained_so_far(folder, sprites, mon
         return value
 
     run = start(folder, sprites)
-    monkeypatch.setattr(runs, "train", lambda *given, **more: training.train(*given, **more, loss=poisoned))
+    monkeypatch.setattr(runs, "train", lambda *given, **more: training.train(*given, **more | dict(loss=poisoned)))
     with pytest.raises(LabError, match="loss became nan at update 4"):
         list(go(run, 100))
     assert checkpoints.latest(folder) == checkpoints.step_path(folder, 3)
@@ -297,3 +299,23 @@ def test_the_command_survives_a_kill_and_saves_at_ctrl_c(folder, sprites):
     last = checkpoints.load(checkpoints.latest(folder)).facts["updates"]
     assert f"stopped after update {last};" in errors and "--resume" in errors and last > done
     assert not list(folder.glob(".*"))
+
+
+def test_the_improved_recipe_builds_another_network_and_pulls_its_levers(tmp_path, sprites, monkeypatch):
+    given = {}
+    real = runs.train
+    monkeypatch.setattr(runs, "train", lambda *rest, **more: given.update(more) or real(*rest, **more))
+    improved = start(tmp_path / "b", sprites, recipe="improved")
+    assert improved.state.model.settings["rich_time"] and next(go(improved)).updates == 1
+    levers = improved_recipe()
+    assert (given["loss"], given["draw_t"], given["fall"]) == (levers.loss, levers.draw_t, levers.fall)
+    course = start(tmp_path / "a", sprites)
+    assert "rich_time" not in course.state.model.settings and next(go(course)).updates == 1
+    assert (given["loss"], given["draw_t"], given["fall"]) == (noise_loss, uniform_t, linear_fall)
+
+
+def test_a_recipe_is_kept_and_an_unknown_one_refused(tmp_path, sprites):
+    list(go(start(tmp_path / "b", sprites, recipe="improved", epochs=1)))
+    with pytest.raises(LabError, match="no recipe 'best'; there are: course, improved"):
+        start(tmp_path / "c", sprites, recipe="best")
+    assert checkpoints.load(tmp_path / "b" / runs.FINAL).facts["recipe"]["recipe"] == "improved"

@@ -19,6 +19,7 @@ LEVELS = [
     {"samplers", "training", "checkpoints", "observer", "likelihood", "metrics", "runtime", "distillation", "own_sprites", "original_lab"},
     {"classifier"},
     {"extractors"},
+    {"recipes"},
     {"lab"},
     {"runs", "sampling"},  # the working parts of two commands
     {"evaluation"},
@@ -26,7 +27,7 @@ LEVELS = [
 ]
 WITHIN_LEVEL = {("predictors", "schedule")}  # the one exception: a predictor is converted with a schedule's scales
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-EDGE = {"lab", "runs", "sampling", "evaluation", "__main__"}  # who may import figures and training
+EDGE = {"recipes", "lab", "runs", "sampling", "evaluation", "__main__"}  # who may import figures and training
 IDEAS = {"schedule", "unet", "predictors", "samplers", "training"}  # to be read in half an hour
 NO_NAMES = {"utils", "util", "helpers", "misc", "common", "tools"}
 

@@ -6,8 +6,8 @@ import checks
 import pytest
 import torch
 from checks import run
-from oracle import close
-from small import Pixelwise, network, pictures, same_tensors, snapshot
+from oracle import ALPHA_BAR, close
+from small import Pixelwise, generator, network, pictures, same_tensors, snapshot
 
 from sprites_lab import LabError, TrainingState, linear_schedule, train, training
 
@@ -157,3 +157,51 @@ def test_one_sprite_is_learnt_in_110_updates(seed):
     state, contexts = TrainingState(network(seed, features=16, height=4)), torch.eye(5)[:1].expand(64, 5)
     losses = [p.loss for p in run(state, x0=x0, contexts=contexts, epochs=110, batch_size=64, learning_rate=1e-2, seed=seed)]
     assert sum(losses[-20:]) / 20 < 0.1 * losses[0]
+
+
+# Levers: other losses, timesteps and rates than the course's
+
+
+def test_min_snr_weighs_each_picture_by_hand():
+    """A network that answers 0 errs by the noise itself: the loss is the weighted mean of its square."""
+    x0, contexts = pictures(6)
+    t, noise = torch.tensor([1, 20, 92, 93, 200, 500]), torch.randn(x0.shape, generator=generator(1))
+    a = torch.from_numpy(ALPHA_BAR)[t]
+    weight = torch.minimum(a / (1 - a), torch.tensor(5.0)) / (a / (1 - a))
+    silent = lambda x_t, t, context: torch.zeros_like(x_t)  # noqa: E731
+    close(training.min_snr_loss(silent, linear_schedule(), x0, contexts, t, noise), (noise.square().mean((1, 2, 3)) * weight).mean(), 1e-5)
+    assert (weight[3:] == 1).all() and (weight[:3] < 1).all()
+    close(training.min_snr_loss(silent, linear_schedule(), x0, contexts, t, noise, gamma=1e9), training.noise_loss(silent, linear_schedule(), x0, contexts, t, noise), 1e-6)
+
+
+def test_stratified_timesteps_are_each_as_likely_and_spread_in_every_batch():
+    batches = torch.stack([training.stratified_t(10, 50, generator(i)) for i in range(4000)])
+    counts = batches.flatten().bincount(minlength=51)
+    assert counts[0] == 0 and len(counts) == 51 and ((counts[1:] - 800) ** 2 / 800).sum() < 49 + 5 * 98**0.5
+    for i in range(10):  # each place of the batch may get any t
+        assert len(batches[:, i].unique()) == 50
+    gaps = batches.sort(1).values.diff(dim=1)
+    assert gaps.min() >= 4 and gaps.max() <= 6
+
+
+def test_the_cosine_rate_rises_falls_and_ends_near_nothing():
+    rates = [training.warm_cosine(update, 100, 10, warm_up=50) for update in range(1000)]
+    close(rates[0], 1 / 50, 1e-6)
+    close(rates[500], 0.5, 1e-9)
+    assert max(rates) == rates[49] > 0.99 and rates[-1] < 1e-5 and all(a > b for a, b in zip(rates[49:], rates[50:]))
+
+
+def test_training_takes_its_timesteps_and_its_rate_from_what_it_is_given():
+    seen, rates = [], []
+
+    def loss(model, schedule, x0, context, t, noise):
+        seen.append(t.tolist())
+        return training.noise_loss(model, schedule, x0, context, t, noise)
+
+    def fall(update, per_epoch, epochs):
+        rates.append((update, per_epoch, epochs))
+        return 1 / (1 + update)
+
+    done = run(TrainingState(Pixelwise()), 5, loss=loss, draw_t=lambda count, timesteps, chance: torch.full((count,), timesteps - 7), fall=fall)
+    assert {t for batch in seen for t in batch} == {493} and rates == [(i, 3, 8) for i in range(5)]
+    close([p.learning_rate for p in done], [1e-3 / (1 + i) for i in range(5)], 1e-12)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from oracle import close, normal
-from small import network
+from small import network, write_weights
 
-from sprites_lab import ContextUnet, LabError
+from sprites_lab import ContextUnet, LabError, checkpoints
+from sprites_lab.unet import waves
 
 HEIGHTS = [4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64]
 
@@ -139,3 +140,38 @@ def test_every_weight_takes_part_in_learning():
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     dead = [name for name, p in model.named_parameters() if not p.grad.any()]
     assert dead == []
+
+
+# The richer look at time
+
+
+def test_waves_tell_all_timesteps_apart_and_are_those_of_the_paper():
+    t = torch.arange(1, 1001)
+    found = waves(t)
+    assert found.shape == (1000, 64)
+    for i, length in ((0, 1.0), (31, 10_000.0), (10, 10_000 ** (10 / 31))):
+        close(found[:, i], torch.sin(t.double() / length), 1e-3)
+        close(found[:, 32 + i], torch.cos(t.double() / length), 1e-3)
+    assert torch.cdist(found, found).fill_diagonal_(9).min() > 0.3
+
+
+def test_a_rich_time_reaches_the_encoder_and_costs_what_it_says():
+    assert count(rich_time=True) == count() + 28_736
+    model, (x_t, t, context) = network(rich_time=True), inputs()
+    skips = []
+    model.down1.register_forward_hook(lambda module, read, out: skips.append(out))
+    with torch.no_grad():
+        one, other = model(x_t, t, context), model(x_t, 501 - t, context)
+        assert torch.allclose(model(x_t[:1], t[:1], context[:1]), one[:1], atol=1e-5)
+    assert (one - other).abs().max() > 1e-3 and (skips[0] - skips[1]).abs().max() > 1e-3
+
+
+def test_the_course_network_has_nothing_of_the_rich_one():
+    assert "rich_time" not in network().settings and not any("time_down" in name for name in network().state_dict())
+
+
+def test_a_rich_network_comes_back_from_its_file(tmp_path):
+    model, (x_t, t, context) = network(rich_time=True), inputs()
+    found = checkpoints.load(write_weights(tmp_path / "rich.safetensors", model)).model
+    with torch.no_grad():
+        assert found.settings == model.settings and torch.equal(found(x_t, t, context), model(x_t, t, context))
