@@ -23,11 +23,12 @@ LEVELS = [
     {"lab"},
     {"runs", "sampling"},  # the working parts of two commands
     {"evaluation"},
+    {"commands"},
     {"__main__"},
 ]
 WITHIN_LEVEL = {("predictors", "schedule")}  # the one exception: a predictor is converted with a schedule's scales
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-EDGE = {"recipes", "lab", "runs", "sampling", "evaluation", "__main__"}  # who may import figures and training
+EDGE = {"recipes", "lab", "runs", "sampling", "evaluation", "commands", "__main__"}  # who may import figures and training
 IDEAS = {"schedule", "unet", "predictors", "samplers", "training"}  # to be read in half an hour
 NO_NAMES = {"utils", "util", "helpers", "misc", "common", "tools"}
 
@@ -81,8 +82,8 @@ def imports_go_down(name: str, tree: ast.Module) -> Iterator[str]:
     else:
         for other, lazy in own_imports(tree):
             if other == "drawing":
-                if name != "__main__" or not lazy:
-                    yield "imports drawing" + (" at the top" if name == "__main__" else "")
+                if name != "commands" or not lazy:
+                    yield "imports drawing" + (" at the top" if name == "commands" else "")
             elif other == "":
                 if name not in EDGE:
                     yield "imports the package itself, not the module it needs"
@@ -123,7 +124,7 @@ def touches_nothing_global(name: str, tree: ast.Module) -> Iterator[str]:
         if text.startswith(("torch.cuda.manual_seed", "torch.random.", "random.")) and text not in ("torch.random.fork_rng", "random.Random"):
             yield f"uses {text}"
         if isinstance(node, ast.Call):
-            yield from call_faults(node, may_print=name == "__main__")
+            yield from call_faults(node, may_print=name in ("commands", "__main__"))
 
 
 def call_faults(call: ast.Call, may_print: bool) -> Iterator[str]:
@@ -220,7 +221,7 @@ def test_rule(rule: Callable, name: str):
     (imports_go_down, "unet", "from sprites_lab.schedule import at"),
     (imports_go_down, "samplers", "from sprites_lab import ddim"),
     (imports_go_down, "lab", "def f():\n    from sprites_lab.drawing import artist"),
-    (imports_go_down, "__main__", "from sprites_lab.drawing import artist"),
+    (imports_go_down, "commands", "from sprites_lab.drawing import artist"),
     (imports_go_down, "drawing.canvas", "from sprites_lab import data"),
     (imports_go_down, "__init__", "from sprites_lab import lab"),
     (keeps_to_its_part, "training", "from sprites_lab.unet import ContextUnet"),
@@ -256,9 +257,9 @@ def test_rule_sees_its_fault(rule: Callable, name: str, code: str):
 
 @pytest.mark.parametrize("rule, name, code", [
     (imports_go_down, "samplers", "from sprites_lab.schedule import at\nfrom sprites_lab.errors import LabError\nimport torch"),
-    (imports_go_down, "__main__", "def f():\n    from sprites_lab.drawing import artist"),
+    (imports_go_down, "commands", "def f():\n    from sprites_lab.drawing import artist"),
     (imports_go_down, "drawing.canvas", "from sprites_lab.drawing.palettes import rgb\nfrom sprites_lab.errors import LabError"),
-    (touches_nothing_global, "__main__", "print(1)"),
+    (touches_nothing_global, "commands", "print(1)"),
     (touches_nothing_global, "lab", 'torch.load(f, map_location="cpu", weights_only=True)'),
     (touches_nothing_global, "lab", "with torch.random.fork_rng(devices=[]):\n    pass"),
     (hands_on_no_kwargs, "lab", "def f(**more):\n    return dict(a=1, **more)"),

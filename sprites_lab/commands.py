@@ -1,0 +1,173 @@
+"""What each command does, once its options are read. Heavy imports wait until a command needs them."""
+
+import argparse
+import time
+from pathlib import Path
+
+from sprites_lab.errors import LabError
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train in a folder, with a bar that shows the loss and the time left."""
+    from tqdm import tqdm
+
+    from sprites_lab import lab, runs
+
+    if options.save_every < 1:
+        raise LabError(f"--save-every is {options.save_every}, but must be at least 1")
+    check_folder(options.out)
+    chosen = {name: getattr(options, name) for name in runs.RECIPE if hasattr(options, name)}
+    run = runs.open_run(options.out, options.resume, lab.pick_device(options.device), options.sprites, **chosen)
+    print(f"{len(run.sprites.train):,} sprites, {run.recipe['epochs']} epochs of {run.updates_per_epoch} updates on {run.device}; {run.folder} keeps the run")
+    if run.state.updates == run.total:
+        print("this run is finished")
+    try:
+        with tqdm(initial=run.state.updates, total=run.total, unit="update") as bar:
+            for progress in lab.whole_steps(runs.go(run, options.save_every)):
+                bar.update()
+                bar.set_postfix_str(f"epoch {progress.epoch}, loss {progress.loss:.4f}", refresh=False)
+    except KeyboardInterrupt:
+        print(f"stopped after update {run.state.updates}; go on with: python -m sprites_lab train --out {options.out} --resume", file=sys.stderr)
+        raise
+    print(f"the network: {run.folder / runs.FINAL}")
+
+
+def sample(options: argparse.Namespace) -> None:
+    """Make sprites and write them as a sheet, a walk or arrays."""
+    from sprites_lab import sampling
+
+    check_file(options.out, (".png", ".gif", ".npz"))
+    began = time.monotonic()
+    sampling.sample_to_file(
+        options.out, options.weights, options.context, options.count, options.sampler, options.steps, options.eta, options.scale,
+        options.seed, options.device,
+    )
+    print(f"{options.count} sprites in {time.monotonic() - began:.1f} s: {options.out}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure a network's sprites beside yardsticks, print the table, write the numbers."""
+    import json
+
+    from sprites_lab import checkpoints, evaluation, lab
+    from sprites_lab.data import CLASS_NAMES, SpriteSet
+    from sprites_lab.drawing import artist
+
+    def draw_fresh(count: int, seed: int) -> SpriteSet:
+        arrays = artist.draw_set(max(count, artist.LEAST), seed)
+        return SpriteSet(*(arrays[name] for name in ("sprites", "labels", "kinds", "held_out")), tuple(arrays["kind_names"]), CLASS_NAMES)[:count]
+
+    if options.json:
+        check_file(options.json, (".json",), "--json")
+    device = lab.pick_device(options.device)
+    task = evaluation.open_task(options.weights, options.count, options.seeds, options.sampler, options.steps, options.scale, device)
+    found = evaluation.evaluate(task, evaluation.reference(options.classifier, options.sprites, device), draw_fresh)
+    print(evaluation.table(found), evaluation.meanings(), sep="\n\n")
+    if options.json:
+        checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
+
+
+def train_classifier(options: argparse.Namespace) -> None:
+    """Train the classifier on the training split, with a bar, and write it."""
+    from tqdm import tqdm
+
+    from sprites_lab import classifier, lab
+    from sprites_lab.data import SPRITES, load_sprites
+
+    check_file(options.out, (".safetensors",))
+    sprites, device = load_sprites(options.sprites or SPRITES), lab.pick_device(options.device)
+    model = classifier.new_classifier(len(sprites.kind_names), seed=options.seed)
+    classifier.check_task(model, sprites.train, options.epochs)
+    steps = classifier.train_classifier(model, sprites.train, options.epochs, options.seed, device, lab.fast_dtype(device))
+    for _, loss in (bar := tqdm(steps, total=options.epochs * -(-len(sprites.train) // classifier.BATCH), unit="update")):
+        bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+    classifier.save_classifier(options.out, model, sprites, {"epochs": options.epochs, "seed": options.seed})
+    print(f"the classifier: {options.out}")
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Draw the bundled set again, write it or compare it with the shipped file."""
+    from sprites_lab import checkpoints, neighbours
+    from sprites_lab.data import SPRITES, load_sprites
+    from sprites_lab.drawing import artist
+
+    if options.kind:
+        return draw_kind(options)
+    if not (options.out or options.check or options.report or options.sheets):
+        raise LabError("say where the sprites go: --out FILE.npz (or --check to compare with the shipped file, --report to count, --sheets for pictures)")
+    if options.out:
+        check_file(options.out, (".npz",))
+    if options.sheets:
+        check_folder(options.sheets)
+    if options.check:
+        load_sprites(SPRITES)
+    began = time.monotonic()
+    arrays = artist.draw_set(artist.COUNT if options.count is None else options.count, artist.SEED if options.seed is None else options.seed)
+    if options.report:
+        print(f"drawn in {time.monotonic() - began:.0f} s\n{artist.report(arrays)}\n{neighbours.report(arrays['sprites'], arrays['held_out'])}")
+    if options.check:
+        artist.compare(arrays, SPRITES)
+        print(f"the drawn sprites equal {SPRITES}, bit for bit")
+    if options.out:
+        checkpoints.write_bytes(options.out, artist.file_bytes(arrays))
+        print(f"{len(arrays['sprites']):,} sprites: {options.out}")
+    if options.sheets:
+        write_sheets(options.sheets, arrays)
+
+
+def draw_kind(options: argparse.Namespace) -> None:
+    """One PNG with sprites of one kind: for a look at a kind that is being drawn."""
+    import numpy as np
+
+    from sprites_lab import checkpoints, figures
+    from sprites_lab.data import to_pictures
+    from sprites_lab.drawing import artist
+
+    if not options.out or options.check or options.report or options.sheets or options.count is not None:
+        raise LabError("--kind makes one picture: give --out FILE.png with it, and at most --seed")
+    check_file(options.out, (".png",))
+    rows = artist.draw_of_kind(options.kind, 64, artist.SEED if options.seed is None else options.seed)
+    sheet = figures.tile(to_pictures(np.stack([sprite.pixels for sprite in rows])), 16, 4)
+    checkpoints.write_bytes(options.out, figures.png(sheet))
+    print(f"{len(rows)} sprites: {options.out}")
+
+
+def write_sheets(folder: Path, arrays: dict) -> None:
+    """One PNG for each class: its first 100 sprites, enlarged four times."""
+    from sprites_lab import checkpoints, figures
+    from sprites_lab.data import CLASS_NAMES, to_pictures
+
+    for label, name in enumerate(CLASS_NAMES):
+        sprites = arrays["sprites"][arrays["labels"] == label][:100]
+        checkpoints.write_bytes(folder / f"{name}.png", figures.png(figures.tile(to_pictures(sprites), 20, 4)))
+    print(f"sheets of 100 sprites per class: {folder}")
+
+
+def check_file(path: Path, suffixes: tuple[str, ...], option: str = "--out") -> None:
+    """LabError, before any work is done, if the file cannot be written."""
+    if path.suffix.lower() not in suffixes:
+        raise LabError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise LabError(f"{option} {path} is no possible path: {error.strerror}") from error
+    if is_folder:
+        raise LabError(f"{option} {path} is a folder; give the name of a file")
+    check_folder(path.parent, make=False)
+
+
+def check_folder(folder: Path, make: bool = True) -> None:
+    """LabError if no file can be made in the folder (or, with `make`, in the nearest folder above that exists)."""
+    import os
+    import tempfile
+
+    try:
+        while make and not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise LabError(f"the folder {folder} does not exist; make it first, or choose another place with --out")
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".sprites_lab-")
+        os.close(handle)
+        os.unlink(name)
+    except OSError as error:
+        raise LabError(f"cannot write into the folder {folder} ({error.strerror}); choose another place with --out") from error
