@@ -6,14 +6,15 @@
 # PYTHON=python3.12   another Python for .venv
 # TORCH_INDEX=...     take torch from another package index, such as PyTorch's CPU index (on the first call)
 #
-# For developers: make refresh (new stored outputs), make constraints (write down the versions in .venv), make clean
+# For developers: make refresh (new stored outputs), make constraints (write down the versions in .venv),
+# make crosscheck (our metrics against torchmetrics), make clean
 
 PYTHON ?= python3
 PY := .venv/bin/python
 SPRITES_LAB_SCALE ?= quick
 export SPRITES_LAB_SCALE
 .DEFAULT_GOAL := lab
-.PHONY: lab test chapters refresh constraints clean
+.PHONY: lab test chapters refresh crosscheck constraints clean
 
 lab: .venv/ready
 	@bash book/lab.sh
@@ -26,6 +27,10 @@ chapters: .venv/ready
 
 refresh: .venv/ready
 	$(PY) -m book refresh $(ARGS)
+
+crosscheck: .venv/ready
+	$(PY) -m pip install -q -e ".[crosscheck]"
+	$(PY) -m pytest tests/test_crosscheck.py
 
 constraints: .venv/ready
 	echo '# The versions the stored outputs were made with; written by `make constraints`.' > constraints.tmp

@@ -14,7 +14,7 @@ EXAMPLES = """examples:
   python -m sprites_lab sample --out walk.gif           the walk from noise to sprites
   python -m sprites_lab train                           train a network in runs/first (hours on a laptop; can be stopped)
   python -m sprites_lab train --resume                  go on where it stopped
-  python -m sprites_lab evaluate --count 100            are the classes of its sprites recognised?
+  python -m sprites_lab evaluate --sampler ddim --count 2000 --seeds 1      how good are its sprites, are they copies?
   python -m sprites_lab draw --out sprites.npz          draw the bundled sprites again
 """
 
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     subs = top.add_subparsers(title="commands", required=True, metavar="train | sample | evaluate | draw | train-classifier")
     add_train(command(subs, "train", commands.train, "train a network on sprites; stop with Ctrl-C, go on with --resume"))
     add_sample(command(subs, "sample", commands.sample, "make new sprites with a trained network"))
-    add_evaluate(command(subs, "evaluate", commands.evaluate, "measure how good a trained network's sprites are"))
+    add_evaluate(command(subs, "evaluate", commands.evaluate, "measure how good a trained network's sprites are; at its defaults this takes hours on a CPU"))
     add_draw(command(subs, "draw", commands.draw, "draw the bundled sprite set with code, bit for bit"))
     add_train_classifier(command(subs, "train-classifier", commands.train_classifier, "train the classifier by which `evaluate` judges"))
     return top
@@ -70,10 +70,10 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     sub.add_argument("--save-every", type=int, default=200, metavar="N", help="updates between checkpoints")
     recipe = sub.add_argument_group("recipe (the course's values if left out)")
-    recipe.add_argument("--recipe", choices=("course", "improved"), default=argparse.SUPPRESS, help="the course's way to train, or one with a richer look at time and evener timesteps (course)")
+    recipe.add_argument("--recipe", choices=("course", "improved"), default=argparse.SUPPRESS, help="course, or improved: richer time, min-SNR weights, evenly spread timesteps, a warm cosine rate (course)")
     recipe.add_argument("--epochs", type=int, default=argparse.SUPPRESS, help="passes over the training sprites (32)")
     recipe.add_argument("--batch-size", type=int, default=argparse.SUPPRESS, metavar="N", help="sprites per update (100)")
-    recipe.add_argument("--learning-rate", type=float, default=argparse.SUPPRESS, metavar="R", help="Adam's rate at the start, falling to 0 (0.001)")
+    recipe.add_argument("--learning-rate", type=float, default=argparse.SUPPRESS, metavar="R", help="Adam's largest rate, falling to 0 (0.001)")
     recipe.add_argument("--context-dropout", type=float, default=argparse.SUPPRESS, metavar="P", help="share of contexts that are forgotten (0.1)")
     recipe.add_argument("--average-decay", type=float, default=argparse.SUPPRESS, metavar="D", help="memory of the averaged weights (0.999)")
     recipe.add_argument("--start", default=argparse.SUPPRESS, metavar="FILE", help="begin with the weights of this file, such as weights/sprites.safetensors (untrained)")

@@ -4,7 +4,7 @@ import torch
 
 
 def seeded(*key: int) -> torch.Generator:
-    """A CPU generator whose numbers follow from whole numbers alone: (seed, update, purpose)."""
+    """A CPU generator whose numbers follow from whole numbers alone, such as (seed, update, purpose)."""
     state = 0
     for number in key:  # SplitMix64, so that neighbouring keys have nothing in common
         state = (state ^ number) + 0x9E3779B97F4A7C15 & (1 << 64) - 1

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -126,7 +127,7 @@ def two_tasks(model: SpriteClassifier, pictures: Tensor, kinds: Tensor, generato
 
 
 def move(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture (N, 3, H, W) shifted by up to one pixel, white coming in, and every second one mirrored."""
+    """Each picture (N, 3, H, W) shifted by up to one pixel, white coming in, and mirrored with probability 1/2."""
     n, _, height, width = pictures.shape
     y, x = (torch.arange(size) + torch.randint(0, 3, (n, 1), generator=generator) for size in (height, width))
     x = torch.where(torch.rand(n, 1, generator=generator) < 0.5, x, x.flip(1))
@@ -142,19 +143,30 @@ def new_classifier(num_kinds: int, num_features: int = 128, seed: int = 0) -> Sp
         return SpriteClassifier(num_kinds, num_features)
 
 
+def classes_of_kinds(sprites: SpriteSet) -> list[int]:
+    """The class of each kind, by its sprites; LabError for a kind that has none, or more than one."""
+    found = [np.unique(sprites.labels[sprites.kinds == kind]) for kind in range(len(sprites.kind_names))]
+    for name, classes in zip(sprites.kind_names, found):
+        if len(classes) != 1:
+            fault = "no sprite shows" if not len(classes) else "sprites of several classes show"
+            raise LabError(f"{fault} the kind {name}, so it has no class by which the classifier could be judged")
+    return [int(classes[0]) for classes in found]
+
+
 def save_classifier(path: str | Path, model: SpriteClassifier, sprites: SpriteSet, facts: dict[str, Any]) -> None:
     """Write the classifier as float16 with the names it knows, as our weights are written: checked and in one move."""
     tensors = {f"model/{name}": checkpoints.prepare(tensor, half=True) for name, tensor in model.state_dict().items()}
-    if missing := [name for kind, name in enumerate(sprites.kind_names) if not (sprites.kinds == kind).any()]:
-        raise LabError(f"no sprite shows the kind {missing[0]}, so its class is unknown; take it out of kind_names")
-    class_of = [int(sprites.labels[sprites.kinds == kind][0]) for kind in range(len(sprites.kind_names))]
-    names = {"classifier": model.settings, "kinds": list(sprites.kind_names), "classes": list(sprites.class_names), "class_of": class_of}
+    names = {
+        "classifier": model.settings, "kinds": list(sprites.kind_names), "classes": list(sprites.class_names), "class_of": classes_of_kinds(sprites),
+    }
     checkpoints.save_tensors(path, tensors, names | facts)
 
 
 def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Judge:
     """Read a classifier through the same gates as all weights."""
     path = Path(path)
+    if not path.exists():
+        raise LabError(f"there is no classifier {path}; the shipped one is weights/classifier.safetensors, and `python -m sprites_lab train-classifier` makes a new one")
     data = checkpoints.read_bytes(path)
     facts, sha, shapes = checkpoints.read_header(path, data)
     settings, kinds, classes, class_of = read_names(path, facts)

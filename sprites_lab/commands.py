@@ -1,6 +1,7 @@
 """What each command does, once its options are read. Heavy imports wait until a command needs them."""
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -62,26 +63,30 @@ def evaluate(options: argparse.Namespace) -> None:
     device = lab.pick_device(options.device)
     task = evaluation.open_task(options.weights, options.count, options.seeds, options.sampler, options.steps, options.scale, device)
     found = evaluation.evaluate(task, evaluation.reference(options.classifier, options.sprites, device), draw_fresh)
-    print(evaluation.table(found), evaluation.meanings(), sep="\n\n")
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
+    print(evaluation.table(found), evaluation.meanings(), sep="\n\n")
 
 
 def train_classifier(options: argparse.Namespace) -> None:
     """Train the classifier on the training split, with a bar, and write it."""
+    import hashlib
+
     from tqdm import tqdm
 
     from sprites_lab import classifier, lab
     from sprites_lab.data import SPRITES, load_sprites
 
-    check_file(options.out, (".safetensors",))
-    sprites, device = load_sprites(options.sprites or SPRITES), lab.pick_device(options.device)
+    check_file(options.out, (".safetensors",), make=True)
+    path = options.sprites or SPRITES
+    sprites, device = load_sprites(path), lab.pick_device(options.device)
+    classifier.classes_of_kinds(sprites)
     model = classifier.new_classifier(len(sprites.kind_names), seed=options.seed)
     classifier.check_task(model, sprites.train, options.epochs)
     steps = classifier.train_classifier(model, sprites.train, options.epochs, options.seed, device, lab.fast_dtype(device))
     for _, loss in (bar := tqdm(steps, total=options.epochs * -(-len(sprites.train) // classifier.BATCH), unit="update")):
         bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-    classifier.save_classifier(options.out, model, sprites, {"epochs": options.epochs, "seed": options.seed})
+    classifier.save_classifier(options.out, model, sprites, {"epochs": options.epochs, "seed": options.seed, "sprites_sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
     print(f"the classifier: {options.out}")
 
 
@@ -143,8 +148,8 @@ def write_sheets(folder: Path, arrays: dict) -> None:
     print(f"sheets of 100 sprites per class: {folder}")
 
 
-def check_file(path: Path, suffixes: tuple[str, ...], option: str = "--out") -> None:
-    """LabError, before any work is done, if the file cannot be written."""
+def check_file(path: Path, suffixes: tuple[str, ...], option: str = "--out", make: bool = False) -> None:
+    """LabError, before any work is done, if the file cannot be written; with `make`, its folder may still be missing."""
     if path.suffix.lower() not in suffixes:
         raise LabError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
     try:
@@ -153,7 +158,7 @@ def check_file(path: Path, suffixes: tuple[str, ...], option: str = "--out") -> 
         raise LabError(f"{option} {path} is no possible path: {error.strerror}") from error
     if is_folder:
         raise LabError(f"{option} {path} is a folder; give the name of a file")
-    check_folder(path.parent, make=False)
+    check_folder(path.parent, make)
 
 
 def check_folder(folder: Path, make: bool = True) -> None:

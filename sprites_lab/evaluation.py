@@ -1,5 +1,6 @@
 """How good are a network's sprites? All measures in one table, beside yardsticks: what `python -m sprites_lab evaluate` does."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,32 +19,36 @@ from sprites_lab.neighbours import nearest
 from sprites_lab.samplers import final
 
 NEAR, COPIES = 2000, 1000  # sprites that the measures of neighbourhoods and of copies look at: they take the square of it
+FRESH = 1_000_003  # new sprites are drawn with this seed and the next ones, which nobody draws a training set with
 MEANING = {  # what is measured: its name in the table, and one sentence
     "class_acc": ("class recognised", "share of the sprites whose class the classifier names as it was asked for; good: the held-out share"),
     "fd_train": ("FD training", "Fréchet distance to the training sprites in the classifier's features; good: that of new sprites"),
     "fd_held_out": ("FD held out", "the same to the held-out sprites, which copying does not help; good: that of new sprites"),
-    "fd_inf": ("FD∞", "FD training, extrapolated to endlessly many sprites; good: near 0"),
-    "kd": ("kernel distance x 1000", "unbiased distance to the training sprites in the same features; good: 0 within its spread"),
-    "fd_random": ("FD random", "FD training in the features of an untrained network: the classifier's taste left out"),
-    "fd_pixels": ("FD pixels", "FD training in 64 principal components of the pixels"),
+    "fd_inf": ("FD inf", "FD training, extrapolated to endlessly many made sprites; good: that of new sprites"),
+    "kd": ("kernel distance x 1000", "unbiased distance to the training sprites in the same features; good: 0 within the ± over the seeds"),
+    "fd_random": ("FD random", "FD training in the features of an untrained network: the classifier's taste left out; good: that of new sprites"),
+    "fd_pixels": ("FD pixels", "FD training in 64 principal components of the pixels; good: that of new sprites"),
     "sw_pixels": ("sliced W2", "sliced Wasserstein distance of the pixels to training sprites; good: that of new sprites"),
-    "precision": ("precision", "share of the sprites that lie among the held-out ones: do they look right?"),
-    "recall": ("recall", "share of the held-out sprites that lie among the made ones: is nothing left out?"),
+    "precision": ("precision", "share of the sprites that lie among the held-out ones: do they look right? good: that of new sprites"),
+    "recall": ("recall", "share of the held-out sprites that lie among the made ones: is nothing left out? good: that of new sprites"),
     "density": ("density", "precision that counts how many held-out sprites are near; 1 is natural"),
     "coverage": ("coverage", "share of the held-out sprites with a made one near; good: that of new sprites"),
-    "copy_rate": ("copy rate", f"share nearer than {metrics.COPY:g}/255 to a training sprite; good: that of new sprites, not less and not more"),
-    "authentic": ("authentic", "share farther from its nearest training sprite than that one is from its own nearest; a memoriser has 0"),
-    "c_t": ("C_T", "are they nearer to training than held-out sprites are? far below 0: copying; far above: blurry or wrong"),
-    "colours": ("colours, W1", "how far the number of colours per sprite is off"),
-    "border": ("white border, W1", "how far the share of white border pixels is off"),
-    "crispness": ("crispness, W1", "how far the share of equal neighbouring pixels is off: noise has none"),
-    "palette": ("palette, bits", "how different the colours of all sprites are, 0 to 1"),
+    "copy_rate": ("copy rate", f"share nearer than {metrics.COPY:g}/255 to a training sprite or its mirror image; good: that of new sprites, not less and not more"),
+    "authentic": ("authentic", "share farther from its nearest training sprite than that one is from its own nearest; a memoriser has 0; good: that of new sprites"),
+    "c_t": ("C_T", "are they nearer to training than held-out sprites are? good: that of new sprites; far below: copying, far above: blurry or wrong"),
+    "colours": ("colours, W1", "how far the number of colours per sprite is off; good: that of new sprites, near 0"),
+    "border": ("white border, W1", "how far the share of white border pixels is off; good: 0"),
+    "crispness": ("crispness, W1", "how far the share of equal neighbouring pixels is off (noise has none); good: near 0"),
+    "palette": ("palette, bits", "how different the colours of all sprites are, 0 (equal) to 1 (nothing in common)"),
 }
 Made = tuple[np.ndarray, np.ndarray]  # sprites uint8 (N, 16, 16, 3) and the class (N,) that each was made for
 
 
 class Reference(NamedTuple):
-    """What sprites are compared with: the judge, both splits, their features, how near held-out sprites come to training."""
+    """What sprites are compared with: the judge, both splits, their features, how near held-out sprites come to training.
+
+    The held-out sprites, and what belongs to them, are in a fixed chance order; `files` are the SHA-256 of both files.
+    """
 
     judge: Judge
     train: SpriteSet
@@ -52,20 +57,27 @@ class Reference(NamedTuple):
     train_features: dict[str, Tensor]
     test_features: Tensor
     test_distance: np.ndarray
+    files: dict[str, str]
 
 
 def reference(classifier: Path | None = None, sprites: Path | None = None, device: torch.device | str = "cpu") -> Reference:
     """The shipped judge and sprites, or those of the files, with all features computed once."""
-    judge, whole = lab.load_judge(classifier or lab.CLASSIFIER, device), load_sprites(sprites or SPRITES)
+    paths = {"classifier": Path(classifier or lab.CLASSIFIER), "sprites": Path(sprites or SPRITES)}
+    judge, whole = lab.load_judge(paths["classifier"], device), load_sprites(paths["sprites"])
+    files = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
+    if whole.sprites.shape[1:] != (16, 16, 3):
+        raise LabError(f"the sprites are {whole.sprites.shape[2]}x{whole.sprites.shape[1]} pixels, but the classifier reads 16x16")
+    if judge.facts.get("sprites_sha256") != files["sprites"]:
+        raise LabError(f"{paths['classifier']} was trained on other sprites than {paths['sprites']}, so it may have seen held-out ones: use `train-classifier`")
     if judge.class_names != whole.class_names:
         raise LabError(f"the classifier knows the classes {', '.join(judge.class_names)}, the sprites have {', '.join(whole.class_names)}")
     if not len(whole.test):
         raise LabError("the sprite file has no held-out sprites, with which sprites could be compared")
-    pictures = whole.train.pictures()
+    test, pictures = whole.test[shuffled(len(whole.test), 8)], whole.train.pictures()
     extract = extractors(judge, pictures)
     found = {name: extractor(pictures) for name, extractor in extract.items()}
-    distance = nearest(whole.test.sprites, whole.train.sprites)[0]
-    return Reference(judge, whole.train, whole.test, extract, found, judge.features(whole.test.pictures()), distance)
+    distance = nearest(test.sprites, whole.train.sprites)[0]
+    return Reference(judge, whole.train, test, extract, found, judge.features(test.pictures()), distance, files)
 
 
 def measure(made: Made, ref: Reference, seed: int = 0) -> dict[str, float]:
@@ -93,7 +105,7 @@ def measure(made: Made, ref: Reference, seed: int = 0) -> dict[str, float]:
 
 
 def yardsticks(fresh: SpriteSet, ref: Reference, seed: int) -> dict[str, Made]:
-    """Sets of sprites whose quality is known: new ones (the floor), copies, and ways to be bad. Each of len(fresh)."""
+    """Sets of sprites whose quality is known, each of len(fresh): new ones (the floor), copies, and ways to be bad."""
     pictures = fresh.pictures()
     noised = pictures + 0.1 * torch.randn(pictures.shape, generator=seeded(seed, 4))
     padded = torch.nn.functional.pad(pictures, (1, 1, 1, 1), mode="replicate")
@@ -104,6 +116,7 @@ def yardsticks(fresh: SpriteSet, ref: Reference, seed: int) -> dict[str, Made]:
         "memoriser": (ref.train.sprites[rows], ref.train.labels[rows]),
         "blurred": (to_bytes(blurred), fresh.labels),
         "noised": (to_bytes(noised), fresh.labels),
+        "noise": (to_bytes(torch.randn(pictures.shape, generator=seeded(seed, 9))), fresh.labels),
         "labels shuffled": (fresh.sprites, fresh.labels[shuffled(len(fresh), seed, 6)]),
     }
 
@@ -118,6 +131,7 @@ class Task(NamedTuple):
 
     found: checkpoints.Checkpoint
     name: str
+    sha256: str
     count: int
     seeds: int
     sampler: str
@@ -136,7 +150,8 @@ def open_task(
     found = lab.load_weights(weights or lab.FINAL, device)
     num_steps = sampling.steps_of(sampler, steps, found.schedule.timesteps)
     sampling.class_names(found)
-    return Task(found, Path(weights or lab.FINAL).name, count, seeds, sampler, num_steps, scale)
+    path = Path(weights or lab.FINAL)
+    return Task(found, path.name, hashlib.sha256(path.read_bytes()).hexdigest(), count, seeds, sampler, num_steps, scale)
 
 
 def make(task: Task, seed: int) -> tuple[Made, np.ndarray]:
@@ -146,7 +161,7 @@ def make(task: Task, seed: int) -> tuple[Made, np.ndarray]:
     wanted = {name: context_of({name: 1}, names) for name in names} | {"no context": torch.zeros(len(names))}
     for number, (name, context) in enumerate(wanted.items()):
         walks = sampling.walks(task.found, context, each, task.sampler, task.num_steps, 0.0, task.scale, seed * len(wanted) + number)
-        sprites.append(np.concatenate([to_bytes(final(walk)) for _, walk in lab.progress(walks, -(-each // sampling.BATCH), name)]))
+        sprites.append(np.concatenate([to_bytes(finite(final(walk))) for _, walk in lab.progress(walks, -(-each // sampling.BATCH), name)]))
         labels.append(np.full(each, number))
     order = shuffled(each * len(names), seed, 7)
     return (np.concatenate(sprites[:-1])[order], np.concatenate(labels[:-1])[order]), sprites[-1]
@@ -155,7 +170,7 @@ def make(task: Task, seed: int) -> tuple[Made, np.ndarray]:
 def evaluate(task: Task, ref: Reference, draw_fresh: Callable[[int, int], SpriteSet]) -> dict[str, Any]:
     """Measure a network with each seed, beside yardsticks of the same count; numbers, texts and lists alone (JSON).
 
-    draw_fresh(count, seed) gives real sprites that are not in the file.
+    draw_fresh(count, seed) draws real sprites, nearly all of which are not in the file.
     """
     check_fit(task, ref)
     title = f"{task.name}, {task.sampler} {task.num_steps}"
@@ -163,24 +178,46 @@ def evaluate(task: Task, ref: Reference, draw_fresh: Callable[[int, int], Sprite
     confusion, free = np.zeros((len(ref.judge.class_names),) * 2, int), []
     for seed in range(task.seeds):
         made, unasked = make(task, seed)
-        for name, sprites in {title: made, **yardsticks(draw_fresh(len(made[0]), 2 + seed), ref, seed)}.items():
+        for name, sprites in {title: made, **yardsticks(unseen(draw_fresh(len(made[0]) * 21 // 20, FRESH + seed), ref, len(made[0])), ref, seed)}.items():
             rows.setdefault(name, []).append(measure(sprites, ref, seed))
         confusion += confused(ref.judge, *made)
         free.append(np.bincount(taken_for(ref.judge, unasked), minlength=len(confusion)) / len(unasked))
     return {
-        "network": title, "scale": task.scale, "count": len(made[0]), "seeds": task.seeds, "classes": list(ref.judge.class_names), "rows": rows,
+        "network": title, "network_sha256": task.sha256, **{f"{name}_sha256": sha for name, sha in ref.files.items()}, "scale": task.scale, "count": len(made[0]), "seeds": task.seeds, "classes": list(ref.judge.class_names), "rows": rows,
         "confusion": confusion.tolist(), "held_out_confusion": confused(ref.judge, ref.test.sprites, ref.test.labels).tolist(),
         "unasked": np.mean(free, 0).tolist(),
     }
+
+
+def finite(pictures: Tensor) -> Tensor:
+    """The pictures themselves, or a LabError if a walk has left the numbers."""
+    if not pictures.isfinite().all():
+        raise LabError("the walk ended in values that are no finite numbers; use a smaller --scale, or other weights")
+    return pictures
+
+
+def unseen(fresh: SpriteSet, ref: Reference, count: int) -> SpriteSet:
+    """The first `count` of the fresh sprites that are in neither split of the file, nor mirror images of what is there."""
+    there = {image.tobytes() for sprites in (ref.train.sprites, ref.test.sprites) for image in sprites}
+    rows = [i for i, sprite in enumerate(fresh.sprites) if sprite.tobytes() not in there and sprite[:, ::-1].tobytes() not in there]
+    if len(rows) < count:
+        raise LabError(f"only {len(rows)} of {len(fresh)} newly drawn sprites are not in the sprite file, {count} are needed as a yardstick")
+    return fresh[rows[:count]]
 
 
 def check_fit(task: Task, ref: Reference) -> None:
     """LabError unless network, judge and sprites fit together and there are enough sprites for every measure."""
     if sampling.class_names(task.found) != ref.judge.class_names:
         raise LabError(f"the network knows other classes than the classifier ({', '.join(ref.judge.class_names)}): they cannot be compared")
+    if task.found.model.picture_shape != (3, 16, 16):
+        raise LabError(f"the network draws {task.found.model.picture_shape[1]} pixels, but the classifier reads 16x16")
+    if task.found.facts.get("sprites_sha256", ref.files["sprites"]) != ref.files["sprites"]:
+        raise LabError(f"{task.name} was trained on other sprites than those of the file, so it may have seen held-out ones; give its sprites with --sprites")
     width = max(features.shape[1] for features in ref.train_features.values())
-    if task.count < 2 * (width + 1) or len(ref.test) <= width:
-        raise LabError(f"{task.count} sprites (and {len(ref.test)} held-out ones) are too few for {width} features; --count takes at least {2 * (width + 1)}")
+    if not 2 * (width + 1) <= task.count <= len(ref.train):
+        raise LabError(f"--count is {task.count}, but must be from {2 * (width + 1)} ({width} features) to {len(ref.train)} (as many as the training sprites)")
+    if len(ref.test) <= width:
+        raise LabError(f"the sprite file holds out {len(ref.test)} sprites, too few for {width} features")
 
 
 def taken_for(judge: Judge, sprites: np.ndarray) -> np.ndarray:
@@ -204,7 +241,7 @@ def table(found: dict[str, Any]) -> str:
     """The result as a Markdown table that a person can read: measures by row, sets by column, then who was taken for whom."""
     names = list(found["rows"])
     lines = [
-        f"{found['count']:,} sprites, {found['seeds']} seeds, guidance scale {found['scale']:g}; mean ± standard deviation over the seeds", "",
+        f"{found['count']:,} sprites, {found['seeds']} seed{'s, mean ± standard deviation over them' if found['seeds'] > 1 else ''}; guidance scale {found['scale']:g}", "",
         "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|",
     ]
     for key, (title, _) in MEANING.items():

@@ -1,4 +1,4 @@
-"""Pictures to features: the judge's own, and two controls that have seen no label, so that the judge's taste can be noticed."""
+"""Pictures to features: the judge's own, and two controls that have seen no label, to show what depends on the judge alone."""
 
 from collections.abc import Callable
 

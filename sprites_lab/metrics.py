@@ -36,7 +36,7 @@ def checked(*sets: Tensor, least: int = 2) -> list[Tensor]:
 def frechet(one: Tensor, other: Tensor) -> float:
     """Fréchet distance of two Gaussians fitted to features (N, D), (M, D): |m - m'|² + tr(C + C' - 2 (C C')^½).
 
-    Heusel et al. 2017 (arXiv 1706.08500), equation 6. Its mean grows as 1/N: compare values of equal N and M only.
+    Heusel et al. 2017 (arXiv 1706.08500), equation 6. For few pictures it is too large, by about a constant / N: compare values of equal N and M only.
     LabError unless both sets have more rows than features: their covariance would be singular.
     """
     one, other = checked(one, other)
@@ -59,6 +59,7 @@ def frechet_extrapolated(made: Tensor, real: Tensor, generator: torch.Generator,
 
     N runs from half of the made pictures to all of them; the line's value at 1/N = 0 is the answer (arXiv 1911.07023).
     """
+    made, real = checked(made, real)
     if len(made) // 2 <= made.shape[1]:
         raise LabError(f"half of {len(made)} pictures must be more than the {made.shape[1]} features; make more pictures")
     counts = torch.linspace(len(made) // 2, len(made), sizes).round().long().tolist()
@@ -105,7 +106,7 @@ class Neighbourhoods(NamedTuple):
 
 
 def neighbourhoods(made: Tensor, real: Tensor, k: int = 5) -> Neighbourhoods:
-    """Is the made among the real (precision, density), and the real among the made (recall, coverage)?
+    """Do made pictures lie among real ones (precision, density), and real ones among the made (recall, coverage)?
 
     A picture's ball reaches to its k-th nearest neighbour in its own set. Kynkäänniemi et al. 2019 (arXiv 1904.06991),
     Naeem et al. 2020 (arXiv 2002.09797). Copies within a set shrink its balls to nothing: take them out first.
@@ -134,7 +135,7 @@ class Copies(NamedTuple):
 
 
 def copies(made: np.ndarray, made_cells: np.ndarray, train: np.ndarray, new_distance: np.ndarray, new_cells: np.ndarray) -> Copies:
-    """Is the made nearer to the training sprites than new real sprites are? Sprites uint8 (N, H, W, 3), mirror images included.
+    """Are made sprites nearer to the training sprites than new real ones are? uint8 (N, H, W, 3); mirror images count, shifts do not.
 
     new_distance (M,) is the distance of real sprites that are not in training, by `nearest`; the cells are their classes.
     copy_rate: nearer than COPY. authentic: farther from its nearest training sprite than that one is from its own nearest

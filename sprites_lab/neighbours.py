@@ -11,11 +11,12 @@ def nearest(sprites: np.ndarray, reference: np.ndarray, skip: np.ndarray | None 
     sprites uint8 (N, H, W, 3). The distance is the mean absolute difference of the uint8 values: 0 a copy, 255 black on
     white. Row skip[i] of the reference, with its mirror image, does not count for sprite i: the sprite itself, if it is one of them.
     """
-    for name, array in (("sprites", sprites), ("reference", reference)):
+    for name, array in (("the reference is", reference), ("sprites are", sprites)):
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != reference.shape[1:]:
-            raise LabError(f"{name} are {array.dtype} {array.shape}, but must be uint8 (N, {', '.join(map(str, reference.shape[1:]))})")
-    least = 1 if skip is None else 2
-    if len(reference) < least:
+            raise LabError(f"{name} {array.dtype} {array.shape}, but both must be uint8 (N, height, width, 3), of one size")
+    if skip is not None and skip.shape != (len(sprites),):
+        raise LabError(f"skip has the shape {skip.shape}, but must hold one row for each of the {len(sprites)} sprites")
+    if len(reference) < (least := 1 if skip is None else 2):
         raise LabError(f"the reference holds {len(reference)} sprites; a nearest one needs at least {least}")
     candidates = np.concatenate([reference, reference[:, :, ::-1]])
     coarse, flat = coarse_sums(candidates), candidates.reshape(len(candidates), -1)
@@ -49,6 +50,6 @@ def report(sprites: np.ndarray, held_out: np.ndarray, count: int = 2000) -> str:
     train, test = sprites[~held_out], sprites[held_out][:count]
     shares = (0, 1, 5, 25, 50, 75, 95, 100)
     lines = ["nearest training sprite, mean absolute difference of the bytes, mirror images included", "percentile" + " " * 14 + "".join(f"{q:8}" for q in shares)]
-    for name, found in (("held out to training", nearest(test, train)[0]), ("training to training", nearest(train[:count], train, np.arange(count))[0])):
+    for name, found in (("held out to training", nearest(test, train)[0]), ("training to training", nearest(train[:count], train, np.arange(len(train[:count])))[0])):
         lines.append(f"{name:24}" + "".join(f"{value:8.2f}" for value in np.percentile(found, shares)))
     return "\n".join(lines)

@@ -15,7 +15,7 @@ class Recipe(NamedTuple):
     schedule: Callable[[int], NoiseSchedule] = linear_schedule
     loss: Loss = noise_loss
     draw_t: DrawTimesteps = uniform_t
-    fall: Rate = linear_fall
+    rate_factor: Rate = linear_fall
 
 
 def course_recipe() -> Recipe:
@@ -25,7 +25,7 @@ def course_recipe() -> Recipe:
 
 def improved_recipe() -> Recipe:
     """The network sees t as waves, in the encoder too; easy timesteps count less; no batch is all easy; the rate warms up."""
-    return Recipe(rich_time=True, loss=min_snr_loss, draw_t=stratified_t, fall=warm_cosine)
+    return Recipe(rich_time=True, loss=min_snr_loss, draw_t=stratified_t, rate_factor=warm_cosine)
 
 
 def recipe_called(name: str) -> Recipe:

@@ -66,7 +66,7 @@ def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: st
     if (folder / FINAL).exists() and not resume:
         raise LabError(f"{folder} already holds a finished network ({FINAL}); choose another folder with --out")
     found, data = checkpoints.load(newest, "model") if newest else None, load_sprites(path)
-    if found and (found.facts.get("kind") != "run" or "average" not in found.groups):
+    if found and not is_run(found):
         raise LabError(f"{newest} holds a network, not a run that can go on; begin a new run with --start {newest} and another --out")
     recipe = RECIPE | (continued_recipe(found.facts, chosen, newest) if found else chosen)
     sha = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -79,6 +79,13 @@ def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: st
     if found:
         state.load(found.groups, found.facts["updates"])
     return Run(folder, recipe, data, sha, schedule, state, device, before)
+
+
+def is_run(found: checkpoints.Checkpoint) -> bool:
+    """Whether a file holds all that a run needs to go on."""
+    facts = {"recipe", "sprites_sha256", "updates"} <= found.facts.keys() and found.facts.get("kind") == "run"
+    same = {name: tensor.shape for name, tensor in found.groups["model"].items()}
+    return facts and "optimizer" in found.groups and {name: t.shape for name, t in found.groups.get("average", {}).items()} == same
 
 
 def continued_recipe(facts: dict[str, Any], chosen: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -102,6 +109,8 @@ def first_network(recipe: dict[str, Any], sprites: SpriteSet) -> tuple[ContextUn
             raise LabError(f"{recipe['start']} draws {sizes['height']} pixels and {sizes['context_size']} classes, the sprites have {height} and {classes}; train without --start")
         if recipe["features"] not in (RECIPE["features"], sizes["features"]):
             raise LabError(f"{recipe['start']} has {sizes['features']} features, not {recipe['features']}; leave --features out")
+        if recipe_called(recipe["recipe"]).rich_time and not sizes.get("rich_time"):
+            raise LabError(f"{recipe['start']} was not made with the improved recipe's look at time; leave --recipe out, or begin without --start")
         return found.model, found.schedule, found.facts.get("updates_before", 0) + found.facts.get("updates", 0)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe["seed"])
@@ -121,7 +130,7 @@ def go(run: Run, save_every: int = 200) -> Iterator[Progress]:
     steps = train(
         run.state, run.schedule, data.pictures(run.device), data.contexts(run.device), recipe["epochs"], recipe["batch_size"],
         recipe["learning_rate"], recipe["context_dropout"], recipe["average_decay"], recipe["seed"],
-        loss=levers.loss, draw_t=levers.draw_t, fall=levers.fall, autocast=autocast,
+        loss=levers.loss, draw_t=levers.draw_t, rate_factor=levers.rate_factor, autocast=autocast,
     )
     try:
         for progress in steps:

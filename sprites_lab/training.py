@@ -104,18 +104,18 @@ def train(
     state: TrainingState, schedule: NoiseSchedule, sprites: Tensor, contexts: Tensor,
     epochs: int = 32, batch_size: int = 100, learning_rate: float = 1e-3,
     context_dropout: float = 0.1, average_decay: float = 0.999, seed: int = 0,
-    loss: Loss = noise_loss, draw_t: DrawTimesteps = uniform_t, fall: Rate = linear_fall, autocast: torch.dtype | None = None,
+    loss: Loss = noise_loss, draw_t: DrawTimesteps = uniform_t, rate_factor: Rate = linear_fall, autocast: torch.dtype | None = None,
 ) -> Iterator[Progress]:
-    """Train state.model with the course's recipe, yielding after each update; the model is then in eval mode.
+    """Train state.model (by default with the course's recipe), yielding after each update; the model is then in eval mode.
 
     sprites (N, 3, 16, 16) in [-1, 1] and contexts (N, K), on the device of the model. Every epoch goes once through the
-    sprites in a new order; Adam's learning rate falls linearly to 0, epoch by epoch. Goes on where state.updates says.
+    sprites in a new order; Adam's learning rate is learning_rate * rate_factor(...). Goes on where state.updates says.
     """
     check_recipe(sprites, contexts, epochs, batch_size, learning_rate, context_dropout, average_decay, seed)
     per_epoch = -(-len(sprites) // batch_size)
     for update in range(state.updates, epochs * per_epoch):
         epoch, position = divmod(update, per_epoch)
-        rate = learning_rate * fall(update, per_epoch, epochs)
+        rate = learning_rate * rate_factor(update, per_epoch, epochs)
         order = torch.randperm(len(sprites), generator=seeded(seed, epoch, 0)).to(sprites.device)
         rows = order[position * batch_size : (position + 1) * batch_size]
         chance = seeded(seed, update, 1)

@@ -44,8 +44,8 @@ def waves(t: Tensor) -> Tensor:
 
     Neighbouring small t look different, which the one number t/T hardly lets a network see.
     """
-    lengths = torch.exp(-log(10_000) * torch.arange(WAVES // 2, device=t.device) / (WAVES // 2 - 1))
-    angles = t[:, None] * lengths
+    frequencies = torch.exp(-log(10_000) * torch.arange(WAVES // 2, device=t.device) / (WAVES // 2 - 1))
+    angles = t[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 

@@ -9,7 +9,7 @@ import torch
 from small import NAMES, generator, same_tensors
 
 from sprites_lab import LabError, checkpoints
-from sprites_lab.classifier import Judge, load_classifier, move, new_classifier, save_classifier, train_classifier, two_tasks
+from sprites_lab.classifier import Judge, classes_of_kinds, load_classifier, move, new_classifier, save_classifier, train_classifier, two_tasks
 from sprites_lab.data import SpriteSet, load_sprites
 from sprites_lab.lab import CLASSIFIER
 
@@ -123,6 +123,17 @@ def test_a_kind_that_no_sprite_shows_cannot_be_saved(tmp_path, trained):
     with pytest.raises(LabError, match="no sprite shows the kind frame"):
         save_classifier(tmp_path / "c.safetensors", trained[1], trained[0][trained[0].kinds < 2], {})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_kind_in_two_classes_has_none():
+    whole = easy_set(12)
+    whole.labels[0] = 4
+    with pytest.raises(LabError, match="sprites of several classes show the kind bar"):
+        classes_of_kinds(whole)
+
+
+def test_a_missing_classifier_is_missed_by_its_own_name(tmp_path):
+    refusal(tmp_path / "none.safetensors", "no classifier", "train-classifier")
 
 
 def test_the_file_keeps_what_was_learned(trained, path):

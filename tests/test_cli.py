@@ -1,6 +1,7 @@
 """The command line: files on success, one clear sentence and exit code 2 on a mistake of the user."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import torch
 from PIL import Image
 from small import network, write_sprites, write_weights
 
-from sprites_lab import data, figures, lab
-from sprites_lab.__main__ import main
+from sprites_lab import data, figures, lab, runs
+from sprites_lab.__main__ import EXAMPLES, main, parser
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = ["--features", "8", "--batch-size", "4", "--epochs", "1", "--precision", "float32"]
@@ -25,6 +26,7 @@ def kit(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kit")
     write_weights(folder / "w.safetensors", network())
     write_sprites(folder / "sprites.npz")
+    write_sprites(folder / "fit.npz", labels=np.arange(16) % 3)  # each of the three kinds in one class
     (folder / "cut.safetensors").write_bytes((folder / "w.safetensors").read_bytes()[:-1000])
     (folder / "cut.npz").write_bytes((folder / "sprites.npz").read_bytes()[:900])
     (folder / "page.npz").write_text("<!DOCTYPE html><html>Not Found</html>")
@@ -56,14 +58,14 @@ WRONG = {
     f"{EVALUATE} --steps 501": "from 1 to 500",
     f"{EVALUATE} --scale nan": "scale is nan",
     f"{EVALUATE} --classifier w.safetensors": "holds no classifier",
-    f"{EVALUATE} --classifier nothing": "no weights file nothing",
+    f"{EVALUATE} --classifier nothing": "no classifier nothing",
     f"{EVALUATE} --json a.txt": "--json a.txt: the name must end in .json",
     f"{EVALUATE} --device cuda": "no usable cuda",
     "draw --kind eg --out a.png": "no kind 'eg'; there are: knight, mage",
     "draw --kind egg": "--kind makes one picture",
     "draw --kind egg --out a.npz": "must end in .png",
     "draw --kind egg --out a.png --count 5": "--kind makes one picture",
-    "train-classifier --epochs 0 --sprites sprites.npz --out c.safetensors": "epochs is 0",
+    "train-classifier --epochs 0 --sprites fit.npz --out c.safetensors": "epochs is 0",
     "train-classifier --sprites cut.npz --out c.safetensors": "cut.npz",
     "train-classifier --out c.txt": ".safetensors",
     f"{SAMPLE} --steps 0": "--steps is 0",
@@ -146,7 +148,7 @@ def test_unknown_words_end_with_the_usage_and_exit_code_2(capsys, words):
     assert caught.value.code == 2 and "usage" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["--help", "sample --help", "train --help", "draw --help"])
+@pytest.mark.parametrize("words", ["--help", "sample --help", "train --help", "draw --help", "evaluate --help", "train-classifier --help"])
 def test_help_is_shown(capsys, words):
     with pytest.raises(SystemExit) as caught:
         main(words.split())
@@ -254,3 +256,25 @@ def test_one_kind_is_drawn_as_a_sheet(place):
     assert main(["draw", "--kind", "egg", "--out", "egg.png"]) == 0
     with Image.open("egg.png") as sheet:
         assert sheet.size[0] > sheet.size[1] > 4 * 16 * 4
+
+
+def test_the_examples_of_the_help_are_commands():
+    examples = re.findall(r"python -m sprites_lab (.*?)(?:  +|$)", EXAMPLES, re.MULTILINE)
+    assert len(examples) > 5
+    for words in examples:
+        assert parser().parse_args(words.split()).run
+
+
+def test_ctrl_c_in_training_says_how_to_go_on(place, capsys, monkeypatch):
+    def stopped(run, save_every):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(runs, "go", stopped)
+    assert main(["train", "--sprites", "sprites.npz", *TRAIN]) == 130
+    assert "go on with: python -m sprites_lab train --out runs/first --resume" in capsys.readouterr().err
+
+
+def test_a_classifier_goes_into_a_folder_that_is_not_there_yet(place):
+    assert main(["train-classifier", "--sprites", "fit.npz", "--epochs", "1"]) == 0
+    assert (place / "runs" / "classifier.safetensors").exists()

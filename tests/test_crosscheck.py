@@ -1,4 +1,4 @@
-"""Fréchet and kernel distance against torchmetrics, with the same features: an extra, `pip install -e .[crosscheck]`."""
+"""Fréchet and kernel distance against torchmetrics, with the same features: `make crosscheck` installs it."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from small import generator
 
 from sprites_lab.metrics import frechet, kernel_distance
 
-pytest.importorskip("torchmetrics", reason="the cross-check needs the extra [crosscheck]")
+pytest.importorskip("torchmetrics", reason="`make crosscheck` installs it")
 
 
 class Flat(torch.nn.Module):

@@ -273,6 +273,21 @@ def test_regions_forget_colours_and_direction_and_nothing_else():
         assert artist.regions(other) != artist.regions(cells)
 
 
+def test_shades_ink_and_fixed_colours_in_a_form():
+    """Shades make no form, inner lines neither; a part of another slot or colour does."""
+    codes = np.zeros((16, 16), np.int16)
+    codes[4:9, 4:9] = 11
+
+    def form(place, code):
+        changed = codes.copy()
+        changed[place] = code
+        return artist.form_of(kinds.Sprite(np.zeros((16, 16, 3), np.uint8), changed, {}))
+
+    plain = form((4, 4), 11)
+    assert form((4, 4), 10) == form((5, 5), 12) == plain and form((0, 0), INK) == plain and form((6, 6), INK) == form((6, 6), EMPTY)
+    assert len({plain, form((6, 6), 15), form((6, 6), EMPTY), form((5, 6), 15)}) == 4 and form((6, 6), code_of("K")) == form((6, 6), 15)
+
+
 def forms_and_splits(arrays):
     """Form of each sprite, recovered by drawing each kind again until all its sprites were met."""
     every, rows = kinds.all_kinds(), {}
@@ -283,7 +298,7 @@ def forms_and_splits(arrays):
         for attempt in range(len(wanted) * artist.TRIES):
             sprite = kinds.draw(kind, Stream(1, kind.class_name, kind.name, attempt))
             if (i := wanted.pop(sprite.pixels.tobytes(), None)) is not None:
-                slots = np.where(sprite.codes < 10, sprite.codes, np.where(sprite.codes < 100, 10 + (sprite.codes - 10) // 4, sprite.codes))
+                slots = np.where(sprite.codes < 10, 0, np.where(sprite.codes < 100, 10 + (sprite.codes - 10) // 4, sprite.codes))
                 yield number, regions(slots), bool(arrays["held_out"][i])
             if not wanted:
                 break

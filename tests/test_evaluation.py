@@ -1,5 +1,6 @@
 """The command `evaluate`: every measure of a network's sprites, beside yardsticks that must come out as they are called."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -7,13 +8,14 @@ import pytest
 import torch
 from small import NAMES, generator, network, write_weights
 
-from sprites_lab import LabError, evaluation, extractors, lab
+from sprites_lab import LabError, evaluation, extractors, lab, metrics
 from sprites_lab.__main__ import main
 from sprites_lab.checkpoints import load
 from sprites_lab.classifier import load_classifier, new_classifier, save_classifier
 from sprites_lab.data import SpriteSet, context_of, load_sprites, to_bytes, to_pictures
 from sprites_lab.drawing import artist
 from sprites_lab.metrics import frechet
+from sprites_lab.neighbours import nearest
 from sprites_lab.predictors import conditioned
 from sprites_lab.samplers import ddim, final
 
@@ -35,6 +37,15 @@ def fresh(count, seed):
     return blocks(count, 100 + seed)
 
 
+def arrays(sprites):
+    """The arrays of a sprite file."""
+    return dict(sprites=sprites.sprites, labels=sprites.labels, kinds=sprites.kinds, held_out=sprites.held_out, kind_names=np.array(sprites.kind_names))
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_features():
     with pytest.MonkeyPatch.context() as patch:
@@ -49,9 +60,9 @@ def files(tmp_path_factory):
     folder, shown = tmp_path_factory.mktemp("evaluation"), blocks(160, 3)
     judge = new_classifier(5, 8, seed=1)
     judge.train()(torch.randn(50, 3, 16, 16, generator=generator()))  # statistics of its norms
-    save_classifier(folder / "c.safetensors", judge.eval(), shown, {})
     write_weights(folder / "w.safetensors", network(timesteps=12))
-    np.savez(folder / "s.npz", sprites=shown.sprites, labels=shown.labels, kinds=shown.kinds, held_out=shown.held_out, kind_names=np.array(list("abcde")))
+    np.savez(folder / "s.npz", **arrays(shown))
+    save_classifier(folder / "c.safetensors", judge.eval(), shown, {"sprites_sha256": sha256(folder / "s.npz")})
     return folder
 
 
@@ -78,8 +89,10 @@ def test_the_sprites_are_those_of_the_walk_by_hand(files, monkeypatch):
 
 def test_the_reference_keeps_the_splits_apart(ref):
     whole = blocks(160, 3)
-    assert np.array_equal(ref.train.sprites, whole.train.sprites) and np.array_equal(ref.test.sprites, whole.test.sprites)
-    assert torch.allclose(ref.test_features, ref.judge.features(whole.test.pictures())) and len(ref.test_distance) == 40
+    assert np.array_equal(ref.train.sprites, whole.train.sprites)
+    assert {s.tobytes() for s in ref.test.sprites} == {s.tobytes() for s in whole.test.sprites} and (ref.test.sprites != whole.test.sprites).any()
+    assert torch.allclose(ref.test_features, ref.judge.features(ref.test.pictures()))
+    assert np.array_equal(ref.test_distance, nearest(ref.test.sprites, whole.train.sprites)[0])
     assert {name: features.shape for name, features in ref.train_features.items()} == {"classifier": (120, 8), "random": (120, 4), "pixels": (120, 4)}
 
 
@@ -89,18 +102,31 @@ def test_measures_are_of_the_right_sets(ref):
     assert set(measured) == set(evaluation.MEANING)
     assert measured["fd_train"] == pytest.approx(frechet(features, ref.train_features["classifier"]))
     assert measured["fd_held_out"] == pytest.approx(frechet(features, ref.test_features))
+    for name in ("random", "pixels"):
+        assert measured[f"fd_{name}"] == pytest.approx(frechet(ref.extract[name](made.pictures()), ref.train_features[name]))
+    near = metrics.neighbourhoods(features, ref.test_features)
+    copied = metrics.copies(made.sprites, made.labels, ref.train.sprites, ref.test_distance, ref.test.labels)
+    assert {**near._asdict(), **copied._asdict()}.items() <= measured.items()
+    ours, theirs = metrics.palette(made.sprites), metrics.palette(ref.test.sprites)
+    assert measured["colours"] == metrics.wasserstein(ours.colours, theirs.colours) and measured["crispness"] == metrics.wasserstein(ours.crispness, theirs.crispness)
+    assert measured["palette"] == metrics.jensen_shannon(ours.histogram, theirs.histogram)
     guesses = ref.judge.class_probabilities(made.pictures()).argmax(1).numpy()
     assert measured["class_acc"] == pytest.approx((guesses == made.labels).mean())
 
 
 def test_the_yardsticks_come_out_as_they_are_called(found):
     rows = {name: {key: np.mean([row[key] for row in rows]) for key in evaluation.MEANING} for name, rows in found["rows"].items()}
-    new, copied, blurred, noised, shuffled = (rows[name] for name in ("new sprites", "memoriser", "blurred", "noised", "labels shuffled"))
+    names = ("new sprites", "memoriser", "blurred", "noised", "noise", "labels shuffled")
+    new, copied, blurred, noised, noise, shuffled = (rows[name] for name in names)
+    assert list(rows)[1:] == list(names)
     assert copied["copy_rate"] == 1 and copied["authentic"] == 0 and copied["c_t"] < -2 < new["c_t"]
     assert new["copy_rate"] < 0.2 and new["authentic"] > 0.2
     assert copied["fd_train"] < new["fd_train"]
     for key in ("crispness", "palette", "colours"):
         assert new[key] < blurred[key] and new[key] < noised[key], key
+    for key in ("fd_pixels", "sw_pixels", "palette"):
+        assert new[key] < noised[key] < noise[key], key
+    assert max(new["fd_random"], noised["fd_random"]) < noise["fd_random"]
     assert all(shuffled[key] == new[key] for key in ("fd_train", "recall", "palette"))
 
 
@@ -142,7 +168,7 @@ def test_numbers_are_shown_with_their_spread():
 
 
 @pytest.mark.parametrize("change, words", [
-    (dict(count=17), "--count takes at least 18"), (dict(count=0), "--count is 0"), (dict(seeds=0), "--seeds is 0"), (dict(scale=float("nan")), "scale is nan"),
+    (dict(count=17), "from 18 .8 features. to 120"), (dict(count=121), "--count is 121"), (dict(count=0), "--count is 0"), (dict(seeds=0), "--seeds is 0"), (dict(scale=float("nan")), "scale is nan"),
     (dict(steps=13), "from 1 to 12"), (dict(sampler="ddpm"), "all 12 steps"),
 ])  # fmt: skip
 def test_a_task_that_cannot_be_meant_is_refused(files, ref, change, words):
@@ -154,10 +180,31 @@ def test_what_cannot_be_compared_is_refused(files, ref, tmp_path):
     other = write_weights(tmp_path / "w.safetensors", network(timesteps=12), classes=[*"vwxyz"])
     with pytest.raises(LabError, match="other classes than the classifier"):
         evaluation.evaluate(evaluation.open_task(other, COUNT, 1, "ddim", 2), ref, fresh)
-    with np.load(files / "s.npz") as file:
-        np.savez(tmp_path / "s.npz", **{name: file[name] for name in file.files} | {"held_out": np.zeros(160, bool)})
-    with pytest.raises(LabError, match="no held-out sprites"):
-        evaluation.reference(files / "c.safetensors", tmp_path / "s.npz")
+    for more in (dict(network=network(timesteps=12, height=8), words="draws 8 pixels"), dict(network=network(timesteps=12), sha="other", words="trained on other sprites")):
+        facts = {"sprites_sha256": more["sha"]} if "sha" in more else {}
+        write_weights(tmp_path / "w.safetensors", more["network"], **facts)
+        with pytest.raises(LabError, match=more["words"]):
+            evaluation.evaluate(evaluation.open_task(tmp_path / "w.safetensors", COUNT, 1, "ddim", 2), ref, fresh)
+    for change, words in ((dict(held_out=np.zeros(160, bool)), "no held-out sprites"), (dict(sprites=np.zeros((160, 8, 8, 3), np.uint8)), "8x8 pixels"), (dict(), "other sprites")):
+        np.savez(tmp_path / "s.npz", **arrays(blocks(160, 4)) | change)
+        judged = {} if words == "other sprites" else {"sprites_sha256": sha256(tmp_path / "s.npz")}
+        save_classifier(tmp_path / "c.safetensors", new_classifier(5, 8), blocks(160, 3), judged)
+        with pytest.raises(LabError, match=words):
+            evaluation.reference(tmp_path / "c.safetensors", tmp_path / "s.npz")
+
+
+def test_new_sprites_are_none_of_the_file_nor_their_mirror_images(ref):
+    new = fresh(COUNT, 1)
+    mixed = np.concatenate([ref.train.sprites[:5], ref.test.sprites[:5, :, ::-1], new.sprites])
+    drawn = SpriteSet(mixed, np.zeros(len(mixed), np.uint8), np.zeros(len(mixed), np.uint16), np.zeros(len(mixed), bool), ("a",))
+    assert np.array_equal(evaluation.unseen(drawn, ref, COUNT).sprites, new.sprites)
+    with pytest.raises(LabError, match="only 30 of 40"):
+        evaluation.unseen(drawn, ref, 31)
+
+
+def test_a_walk_that_leaves_the_numbers_is_no_sprite():
+    with pytest.raises(LabError, match="no finite numbers"):
+        evaluation.finite(torch.tensor([[[[float("nan")]]]]))
 
 
 def test_the_command_prints_the_table_and_writes_the_numbers(files, tmp_path, capsys, monkeypatch):
@@ -168,11 +215,8 @@ def test_the_command_prints_the_table_and_writes_the_numbers(files, tmp_path, ca
     found = json.loads((tmp_path / "e.json").read_text())
     out = capsys.readouterr().out
     assert evaluation.table(found) in out and evaluation.meanings() in out and np.sum(found["confusion"]) == 20
-    assert asked == [(artist.LEAST, 2)]  # never the seed of the bundled set
-
-
-def arrays(sprites):
-    return dict(sprites=sprites.sprites, labels=sprites.labels, kinds=sprites.kinds, held_out=sprites.held_out, kind_names=np.array(sprites.kind_names))
+    assert asked == [(artist.LEAST, 1_000_003)]  # never a seed that somebody draws a training set with
+    assert found["sprites_sha256"] == sha256(files / "s.npz") and found["network_sha256"] == sha256(files / "w.safetensors")
 
 
 def test_the_command_trains_a_classifier_that_evaluate_takes(files, tmp_path, capsys):

@@ -63,7 +63,7 @@ def test_covariances_without_full_rank_are_no_obstacle():
     assert np.isfinite(frechet(flat, normal(100, seed=3)))
 
 
-@pytest.mark.parametrize("measure", [frechet, lambda a, b: kernel_distance(a, b, generator()), lambda a, b: sliced_wasserstein(a, b, generator()), neighbourhoods])
+@pytest.mark.parametrize("measure", [frechet, lambda a, b: frechet_extrapolated(a, b, generator()), lambda a, b: kernel_distance(a, b, generator()), lambda a, b: sliced_wasserstein(a, b, generator()), neighbourhoods])
 @pytest.mark.parametrize("bad, words", [
     (torch.full((20, 8), float("nan")), "no finite numbers"), (torch.full((20, 8), float("inf")), "no finite numbers"),
     (torch.zeros(20, 7), "one D for all"), (torch.zeros(20), "one D for all"), (torch.zeros(1, 8), "1 rows"),

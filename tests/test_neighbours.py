@@ -49,7 +49,7 @@ def test_a_sprite_itself_does_not_count_but_its_twin_does():
 
 @pytest.mark.parametrize("sprites, reference, own, words", [
     (np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4, 3), np.uint8), False, "sprites are float64"),
-    (np.zeros((2, 4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8), False, "must be uint8"),
+    (np.zeros((2, 4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8), False, "the reference is uint8 .4, 4, 3."),
     (np.zeros((2, 4, 5, 3), np.uint8), np.zeros((2, 4, 4, 3), np.uint8), False, "sprites are uint8"),
     (np.zeros((1, 4, 4, 3), np.uint8), np.zeros((0, 4, 4, 3), np.uint8), False, "holds 0 sprites"),
     (np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 4, 4, 3), np.uint8), True, "at least 2"),
@@ -57,6 +57,12 @@ def test_a_sprite_itself_does_not_count_but_its_twin_does():
 def test_what_cannot_be_compared_is_refused(sprites, reference, own, words):
     with pytest.raises(LabError, match=words):
         nearest(sprites, reference, np.arange(1) if own else None)
+
+
+def test_rows_to_skip_are_one_for_each_sprite():
+    sprites = np.zeros((3, 4, 4, 3), np.uint8)
+    with pytest.raises(LabError, match="one row for each of the 3 sprites"):
+        nearest(sprites, sprites, np.arange(2))
 
 
 def test_the_report_gives_percentiles_of_both_comparisons():

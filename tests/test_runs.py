@@ -308,10 +308,10 @@ def test_the_improved_recipe_builds_another_network_and_pulls_its_levers(tmp_pat
     improved = start(tmp_path / "b", sprites, recipe="improved")
     assert improved.state.model.settings["rich_time"] and next(go(improved)).updates == 1
     levers = improved_recipe()
-    assert (given["loss"], given["draw_t"], given["fall"]) == (levers.loss, levers.draw_t, levers.fall)
+    assert (given["loss"], given["draw_t"], given["rate_factor"]) == (levers.loss, levers.draw_t, levers.rate_factor)
     course = start(tmp_path / "a", sprites)
     assert "rich_time" not in course.state.model.settings and next(go(course)).updates == 1
-    assert (given["loss"], given["draw_t"], given["fall"]) == (noise_loss, uniform_t, linear_fall)
+    assert (given["loss"], given["draw_t"], given["rate_factor"]) == (noise_loss, uniform_t, linear_fall)
 
 
 def test_a_recipe_is_kept_and_an_unknown_one_refused(tmp_path, sprites):
@@ -319,3 +319,20 @@ def test_a_recipe_is_kept_and_an_unknown_one_refused(tmp_path, sprites):
     with pytest.raises(LabError, match="no recipe 'best'; there are: course, improved"):
         start(tmp_path / "c", sprites, recipe="best")
     assert checkpoints.load(tmp_path / "b" / runs.FINAL).facts["recipe"]["recipe"] == "improved"
+
+
+def test_the_improved_recipe_cannot_begin_with_a_network_of_the_course(tmp_path, sprites):
+    write_weights(tmp_path / "w.safetensors", network())
+    with pytest.raises(LabError, match="improved recipe's look at time"):
+        start(tmp_path / "run", sprites, recipe="improved", start=str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("lost", ["recipe", "sprites_sha256", "updates", "optimizer", "average"])
+def test_a_checkpoint_without_a_part_is_refused_with_a_sentence(folder, sprites, lost):
+    run = start(folder, sprites)
+    facts = {name: value for name, value in runs.facts_of(run, kind="run").items() if name != lost}
+    groups = {name: tensors for name, tensors in run.state.tensors().items() if name != lost}
+    groups.setdefault("optimizer", {} if lost == "optimizer" else {"0/step": torch.zeros(())})
+    checkpoints.save(checkpoints.step_path(folder, 1), groups, run.state.model, run.schedule, facts)
+    with pytest.raises(LabError, match="not a run that can go on"):
+        start(folder, sprites, resume=True)

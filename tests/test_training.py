@@ -202,6 +202,6 @@ def test_training_takes_its_timesteps_and_its_rate_from_what_it_is_given():
         rates.append((update, per_epoch, epochs))
         return 1 / (1 + update)
 
-    done = run(TrainingState(Pixelwise()), 5, loss=loss, draw_t=lambda count, timesteps, chance: torch.full((count,), timesteps - 7), fall=fall)
+    done = run(TrainingState(Pixelwise()), 5, loss=loss, draw_t=lambda count, timesteps, chance: torch.full((count,), timesteps - 7), rate_factor=fall)
     assert {t for batch in seen for t in batch} == {493} and rates == [(i, 3, 8) for i in range(5)]
     close([p.learning_rate for p in done], [1e-3 / (1 + i) for i in range(5)], 1e-12)

@@ -14,7 +14,7 @@ from sprites_lab.drawing.stream import Stream, hash64
 from sprites_lab.errors import LabError
 
 COUNT, SEED = 20_000, 1
-LEAST = 2_000  # so many hold every kind in its share
+LEAST = 2_000  # a set of so many has several sprites of every kind
 HELD_OUT_SHARE = 10  # one form in ten
 APART = 2.0  # least mean absolute difference of the bytes between a held-out sprite and a training sprite of its kind
 MAX_COLOURS = 20  # with more, a sprite of 16 pixels no longer looks drawn
@@ -22,8 +22,12 @@ TRIES = 40  # draws per wanted sprite, before a kind counts as exhausted
 
 
 def form_of(sprite: Sprite) -> bytes:
-    """The picture before it is coloured and shaded, as a colouring book shows it: which pixels belong together."""
-    return regions(np.where(sprite.codes >= 100, sprite.codes, (sprite.codes - 10) // 4 + 10 * (sprite.codes >= 10)))
+    """The picture before it is coloured and shaded, as a colouring book shows it: which pixels belong together.
+
+    Paper and ink count as one: the outline follows from the paint, and inner lines alone make no new form.
+    """
+    slots = np.where(sprite.codes >= 100, sprite.codes, 10 + (sprite.codes - 10) // 4)
+    return regions(np.where(sprite.codes < 10, 0, slots))
 
 
 def regions(cells: np.ndarray) -> bytes:
