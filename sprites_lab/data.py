@@ -114,8 +114,8 @@ def to_bytes(pictures: Tensor) -> np.ndarray:
 
 
 def bob(sprites: SpriteSet) -> Tensor:
-    """The mascot of the course, a hero with a hat: one picture (1, 3, 16, 16), the first mage of the training split."""
-    return sprites.train.of_kind("mage").of_class("hero")[:1].pictures()
+    """The mascot of the course, a hero with a hat: one picture (1, 3, 16, 16), the second mage of the training split."""
+    return sprites.train.of_kind("mage").of_class("hero")[1:2].pictures()
 
 
 def context_of(parts: dict[str, float], class_names: tuple[str, ...] = CLASS_NAMES) -> Tensor:

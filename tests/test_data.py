@@ -52,7 +52,7 @@ def test_unknown_classes_and_kinds_are_refused_with_the_list(path):
         whole.of_kind("dragon")
 
 
-def test_bob_is_the_first_mage_of_the_training_split(path):
+def test_bob_is_the_second_mage_of_the_training_split(path):
     arrays = sprite_arrays()
     arrays["held_out"][0] = True
     arrays.update(labels=np.zeros(16, np.uint8), kinds=(np.arange(16) % 3).astype(np.uint16))
