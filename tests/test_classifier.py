@@ -173,7 +173,6 @@ def test_a_network_that_predicts_noise_is_no_classifier(tmp_path):
     refusal(small.write_weights(tmp_path / "w.safetensors"), "holds no classifier")
 
 
-@pytest.mark.skipif(not CLASSIFIER.exists(), reason="the shipped classifier is not trained yet")
 def test_the_shipped_classifier_knows_the_held_out_sprites():
     judge, test = load_classifier(CLASSIFIER), load_sprites().test
     assert judge.kind_names == load_sprites().kind_names
