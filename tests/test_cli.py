@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from small import network, write_sprites, write_weights
 
-from sprites_lab import data, figures, lab, runs
+from sprites_lab import classifier, data, figures, lab, runs
 from sprites_lab.__main__ import EXAMPLES, main, parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -278,3 +278,10 @@ def test_ctrl_c_in_training_says_how_to_go_on(place, capsys, monkeypatch):
 def test_a_classifier_goes_into_a_folder_that_is_not_there_yet(place):
     assert main(["train-classifier", "--sprites", "fit.npz", "--epochs", "1"]) == 0
     assert (place / "runs" / "classifier.safetensors").exists()
+
+
+def test_the_classifier_is_trained_on_the_training_split_alone(place, monkeypatch):
+    seen = []
+    monkeypatch.setattr(classifier, "train_classifier", lambda model, sprites, *rest: seen.append(sprites) or iter(()))
+    assert main(["train-classifier", "--sprites", "fit.npz", "--out", "c.safetensors"]) == 0
+    assert len(seen[0]) == 12 and not seen[0].held_out.any()
