@@ -56,6 +56,11 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, 
     write_bytes(Path(path), write_safetensors(tensors, {"sprites_lab": text, "sha256": digest(text, tensors)}))
 
 
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a whole file, by which files tell which sprites they were made with."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def prepare(tensor: Tensor, half: bool) -> Tensor:
     """A contiguous copy on the CPU, as float16 on request."""
     tensor = tensor.detach().cpu()

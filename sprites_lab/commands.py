@@ -70,11 +70,9 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def train_classifier(options: argparse.Namespace) -> None:
     """Train the classifier on the training split, with a bar, and write it."""
-    import hashlib
-
     from tqdm import tqdm
 
-    from sprites_lab import classifier, lab
+    from sprites_lab import checkpoints, classifier, lab
     from sprites_lab.data import SPRITES, load_sprites
 
     check_file(options.out, (".safetensors",), make=True)
@@ -86,7 +84,8 @@ def train_classifier(options: argparse.Namespace) -> None:
     steps = classifier.train_classifier(model, sprites.train, options.epochs, options.seed, device, lab.fast_dtype(device))
     for _, loss in (bar := tqdm(steps, total=options.epochs * -(-len(sprites.train) // classifier.BATCH), unit="update")):
         bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-    classifier.save_classifier(options.out, model, sprites, {"epochs": options.epochs, "seed": options.seed, "sprites_sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    facts = {"epochs": options.epochs, "seed": options.seed, "sprites_sha256": checkpoints.sha256_of(path)}
+    classifier.save_classifier(options.out, model, sprites, facts)
     print(f"the classifier: {options.out}")
 
 

@@ -1,6 +1,5 @@
 """How good are a network's sprites? All measures in one table, beside yardsticks: what `python -m sprites_lab evaluate` does."""
 
-import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +63,7 @@ def reference(classifier: Path | None = None, sprites: Path | None = None, devic
     """The shipped judge and sprites, or those of the files, with all features computed once."""
     paths = {"classifier": Path(classifier or lab.CLASSIFIER), "sprites": Path(sprites or SPRITES)}
     judge, whole = lab.load_judge(paths["classifier"], device), load_sprites(paths["sprites"])
-    files = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
+    files = {name: checkpoints.sha256_of(path) for name, path in paths.items()}
     if whole.sprites.shape[1:] != (16, 16, 3):
         raise LabError(f"the sprites are {whole.sprites.shape[2]}x{whole.sprites.shape[1]} pixels, but the classifier reads 16x16")
     if judge.facts.get("sprites_sha256") != files["sprites"]:
@@ -90,14 +89,13 @@ def measure(made: Made, ref: Reference, seed: int = 0) -> dict[str, float]:
     near = metrics.neighbourhoods(own[:NEAR], ref.test_features[:NEAR])
     copied = metrics.copies(sprites[:COPIES], labels[:COPIES], ref.train.sprites, ref.test_distance, ref.test.labels)
     ours, theirs = metrics.palette(sprites), metrics.palette(ref.test.sprites)
-    guesses = ref.judge.class_probabilities(pictures).argmax(1).numpy()
     return {
-        "class_acc": float((guesses == labels).mean()),
+        "class_acc": float((taken_for(ref.judge, sprites) == labels).mean()),
         "fd_train": metrics.frechet(own, train["classifier"]), "fd_held_out": metrics.frechet(own, ref.test_features),
         "fd_inf": metrics.frechet_extrapolated(own, train["classifier"], chance),
         "kd": 1000 * metrics.kernel_distance(own, train["classifier"], chance, subsets=30).mean,
         "fd_random": metrics.frechet(features["random"], train["random"]), "fd_pixels": metrics.frechet(features["pixels"], train["pixels"]),
-        "sw_pixels": metrics.sliced_wasserstein(pictures.flatten(1)[: len(some)], ref.train.pictures()[some].flatten(1), chance),
+        "sw_pixels": metrics.sliced_wasserstein(pictures.flatten(1)[: len(some)], ref.train[some.numpy()].pictures().flatten(1), chance),
         **near._asdict(), **copied._asdict(),
         "colours": metrics.wasserstein(ours.colours, theirs.colours), "border": metrics.wasserstein(ours.white_border, theirs.white_border),
         "crispness": metrics.wasserstein(ours.crispness, theirs.crispness), "palette": metrics.jensen_shannon(ours.histogram, theirs.histogram),
@@ -147,11 +145,11 @@ def open_task(
     sampling.check_numbers(count, sampler, 0.0, scale, 0)
     if not 1 <= seeds <= 100:
         raise LabError(f"--seeds is {seeds}, but must be from 1 to 100")
-    found = lab.load_weights(weights or lab.FINAL, device)
+    path = Path(weights or lab.FINAL)
+    found = lab.load_weights(path, device)
     num_steps = sampling.steps_of(sampler, steps, found.schedule.timesteps)
     sampling.class_names(found)
-    path = Path(weights or lab.FINAL)
-    return Task(found, path.name, hashlib.sha256(path.read_bytes()).hexdigest(), count, seeds, sampler, num_steps, scale)
+    return Task(found, path.name, checkpoints.sha256_of(path), count, seeds, sampler, num_steps, scale)
 
 
 def make(task: Task, seed: int) -> tuple[Made, np.ndarray]:
@@ -178,12 +176,15 @@ def evaluate(task: Task, ref: Reference, draw_fresh: Callable[[int, int], Sprite
     confusion, free = np.zeros((len(ref.judge.class_names),) * 2, int), []
     for seed in range(task.seeds):
         made, unasked = make(task, seed)
-        for name, sprites in {title: made, **yardsticks(unseen(draw_fresh(len(made[0]) * 21 // 20, FRESH + seed), ref, len(made[0])), ref, seed)}.items():
+        count = len(made[0])
+        fresh = unseen(draw_fresh(count * 21 // 20, FRESH + seed), ref, count)
+        for name, sprites in {title: made, **yardsticks(fresh, ref, seed)}.items():
             rows.setdefault(name, []).append(measure(sprites, ref, seed))
         confusion += confused(ref.judge, *made)
         free.append(np.bincount(taken_for(ref.judge, unasked), minlength=len(confusion)) / len(unasked))
     return {
-        "network": title, "network_sha256": task.sha256, **{f"{name}_sha256": sha for name, sha in ref.files.items()}, "scale": task.scale, "count": len(made[0]), "seeds": task.seeds, "classes": list(ref.judge.class_names), "rows": rows,
+        "network": title, "network_sha256": task.sha256, **{f"{name}_sha256": sha for name, sha in ref.files.items()},
+        "scale": task.scale, "count": count, "seeds": task.seeds, "classes": list(ref.judge.class_names), "rows": rows,
         "confusion": confusion.tolist(), "held_out_confusion": confused(ref.judge, ref.test.sprites, ref.test.labels).tolist(),
         "unasked": np.mean(free, 0).tolist(),
     }

@@ -1,7 +1,6 @@
 """A training run in a folder: checkpoints that survive a kill, resume, snapshots of some epochs, a log."""
 
 import csv
-import hashlib
 import platform
 import time
 from collections.abc import Iterator
@@ -69,7 +68,7 @@ def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: st
     if found and not is_run(found):
         raise LabError(f"{newest} holds a network, not a run that can go on; begin a new run with --start {newest} and another --out")
     recipe = RECIPE | (continued_recipe(found.facts, chosen, newest) if found else chosen)
-    sha = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha = checkpoints.sha256_of(path)
     if found and found.facts["sprites_sha256"] != sha:
         raise LabError(f"{newest} was trained on other sprites than {path}; give the same file with --sprites, or start a new run")
     recipe_called(recipe["recipe"])
