@@ -1,4 +1,4 @@
-"""The command line: python -m sprites_lab train | sample | evaluate | draw | train-classifier."""
+"""The command line: python -m sprites_lab train | sample | evaluate | draw | ablate | train-classifier."""
 
 import argparse
 import sys
@@ -39,11 +39,12 @@ def parser() -> argparse.ArgumentParser:
         "sprites_lab", description="Diffusion on 16x16 sprites: train a network, sample sprites from it, draw the training set.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subs = top.add_subparsers(title="commands", required=True, metavar="train | sample | evaluate | draw | train-classifier")
+    subs = top.add_subparsers(title="commands", required=True, metavar="train | sample | evaluate | draw | ablate | train-classifier")
     add_train(command(subs, "train", commands.train, "train a network on sprites; stop with Ctrl-C, go on with --resume"))
     add_sample(command(subs, "sample", commands.sample, "make new sprites with a trained network"))
     add_evaluate(command(subs, "evaluate", commands.evaluate, "measure how good a trained network's sprites are; at its defaults this takes hours on a CPU"))
     add_draw(command(subs, "draw", commands.draw, "draw the bundled sprite set with code, bit for bit"))
+    add_ablate(command(subs, "ablate", commands.ablate, "train a small network once with each lever of the recipe, at equal time, and measure what each brings"))
     add_train_classifier(command(subs, "train-classifier", commands.train_classifier, "train the classifier by which `evaluate` judges"))
     return top
 
@@ -70,9 +71,9 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     sub.add_argument("--save-every", type=int, default=200, metavar="N", help="updates between checkpoints")
     recipe = sub.add_argument_group("recipe (the course's values if left out)")
-    recipe.add_argument("--recipe", choices=("course", "improved"), default=argparse.SUPPRESS, help="course, or improved: richer time, min-SNR weights, evenly spread timesteps, a warm cosine rate (course)")
+    recipe.add_argument("--recipe", default=argparse.SUPPRESS, metavar="NAME", help="course, improved, or one of them with levers of `ablate`, such as course+velocity+muon (course)")
     recipe.add_argument("--epochs", type=int, default=argparse.SUPPRESS, help="passes over the training sprites (32)")
-    recipe.add_argument("--batch-size", type=int, default=argparse.SUPPRESS, metavar="N", help="sprites per update (100)")
+    recipe.add_argument("--batch-size", type=int, default=argparse.SUPPRESS, metavar="N", help="sprites per update (the recipe's)")
     recipe.add_argument("--learning-rate", type=float, default=argparse.SUPPRESS, metavar="R", help="Adam's largest rate, falling to 0 (0.001)")
     recipe.add_argument("--context-dropout", type=float, default=argparse.SUPPRESS, metavar="P", help="share of contexts that are forgotten (0.1)")
     recipe.add_argument("--average-decay", type=float, default=argparse.SUPPRESS, metavar="D", help="memory of the averaged weights (0.999)")
@@ -116,6 +117,18 @@ def add_train_classifier(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sprites", type=Path, metavar="FILE", help="sprite file (.npz); the bundled set if left out")
     sub.add_argument("--epochs", type=int, default=20, help="passes over the training sprites")
     sub.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def add_ablate(sub: argparse.ArgumentParser) -> None:
+    """Options of `ablate`."""
+    sub.add_argument("--out", type=Path, default=Path("runs/ablation"), metavar="FOLDER", help="folder of the results, one file for each arm; arms that are there are not repeated")
+    sub.add_argument("--arms", metavar="A,B", help="only these arms; all if left out")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write the results of all arms to this file")
+    sub.add_argument("--features", type=int, default=32, metavar="N", help="width of the network")
+    sub.add_argument("--epochs", type=int, default=8, help="passes over the training sprites for the course's recipe; the others take as long")
+    sub.add_argument("--count", type=int, default=1000, metavar="N", help="sprites to measure")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the training")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sprites_lab.errors import LabError
 from sprites_lab.schedule import NoiseSchedule, from_beta
-from sprites_lab.unet import ContextUnet
+from sprites_lab.unet import OPTIONS, ContextUnet
 
 FORMAT = 1
 MAX_BYTES, MAX_HEADER = 1 << 30, 1 << 20
@@ -127,7 +127,8 @@ def load(path: str | Path, group: str | None = None) -> Checkpoint:
         first, _, rest = name.partition("/")
         groups.setdefault(first, {})[rest] = tensor
     fill(path, model, groups[group])
-    return Checkpoint(model.eval(), read_schedule(path, groups, facts), facts, groups)
+    schedule = read_schedule(path, groups, facts)
+    return Checkpoint(model.eval().follow(schedule.signal_scale, schedule.noise_scale), schedule, facts, groups)
 
 
 def read_tensors(path: Path, data: bytes, facts: dict[str, Any], sha: str) -> dict[str, Tensor]:
@@ -203,8 +204,7 @@ def build(path: Path, facts: dict[str, Any], shapes: Shapes, group: str) -> Cont
         settings = {name: facts["network"][name] for name in ("features", "context_size", "height", "channels", "timesteps")}
         if not all(type(value) is int and 1 <= value <= 100_000 for value in settings.values()):
             raise LabError("a size is no whole number from 1 to 100000")
-        if facts["network"].get("rich_time", False) is True:
-            settings["rich_time"] = True
+        settings |= {name: True for name in OPTIONS if facts["network"].get(name, False) is True}
         with torch.device("meta"):  # shapes without memory
             expected = ContextUnet(**settings).state_dict()
     except (LabError, LookupError, TypeError) as error:

@@ -68,6 +68,26 @@ def evaluate(options: argparse.Namespace) -> None:
     print(evaluation.table(found), evaluation.meanings(), sep="\n\n")
 
 
+def ablate(options: argparse.Namespace) -> None:
+    """Train and measure one small network for each lever; print a line for each as soon as it is there."""
+    import json
+
+    from sprites_lab import ablation, checkpoints, evaluation, lab
+    from sprites_lab.data import load_sprites
+
+    check_folder(options.out)
+    if options.json:
+        check_file(options.json, (".json",), "--json")
+    names, device, results = options.arms.split(",") if options.arms else list(ablation.ARMS), lab.pick_device(options.device), []
+    arms = ablation.ablate(options.out, evaluation.reference(device=device), load_sprites().train, names, options.features, options.epochs, options.count, options.seed, device)
+    print(ablation.HEADER)
+    for found in arms:
+        results.append(found)
+        print(ablation.line(found), flush=True)
+    if options.json:
+        checkpoints.write_bytes(options.json, json.dumps(results, indent=1).encode())
+
+
 def train_classifier(options: argparse.Namespace) -> None:
     """Train the classifier on the training split, with a bar, and write it."""
     from tqdm import tqdm

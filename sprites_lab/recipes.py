@@ -1,21 +1,54 @@
-"""Two ways to train the same kind of network: the course's, and a better one. A recipe is what they differ in."""
+"""Two ways to train the same kind of network, the course's and a better one, and the levers in which they differ."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
 
+import torch
+
+from sprites_lab.data import SpriteSet
 from sprites_lab.errors import LabError
-from sprites_lab.schedule import NoiseSchedule, linear_schedule
-from sprites_lab.training import DrawTimesteps, Loss, Rate, linear_fall, min_snr_loss, noise_loss, stratified_t, uniform_t, warm_cosine
+from sprites_lab.muon import Muon
+from sprites_lab.schedule import NoiseSchedule, cosine_schedule, linear_schedule
+from sprites_lab.training import (
+    DrawTimesteps, Loss, Progress, Rate, TrainingState, linear_fall, min_snr_loss, noise_loss, stratified_t, train, uniform_t, velocity_loss, warm_cosine,
+)
+from sprites_lab.unet import OPTIONS, ContextUnet
 
 
 class Recipe(NamedTuple):
     """The levers of a training, all of them at the course's values."""
 
-    rich_time: bool = False
+    rich_time: bool = False  # the first five belong to the network, see ContextUnet
+    early_context: bool = False
+    bridged: bool = False
+    velocity: bool = False
+    group_norm: bool = False
     schedule: Callable[[int], NoiseSchedule] = linear_schedule
     loss: Loss = noise_loss
     draw_t: DrawTimesteps = uniform_t
     rate_factor: Rate = linear_fall
+    batch_size: int = 100
+    mirrored: bool = False  # half of the time, except for the class that faces one way
+    muon: bool = False
+
+    def network(self, schedule: NoiseSchedule, features: int = 64, context_size: int = 5, height: int = 16) -> ContextUnet:
+        """An untrained network as this recipe has it, for the schedule."""
+        made = ContextUnet(features, context_size, height, 3, schedule.timesteps, *(getattr(self, option) for option in OPTIONS))
+        return made.follow(schedule.signal_scale, schedule.noise_scale)
+
+    def state(self, model: ContextUnet, device: torch.device | str = "cpu", autocast: torch.dtype | None = None) -> TrainingState:
+        """The state of a training that begins with `model`, with this recipe's optimiser."""
+        optimizer = partial(Muon, dtype=autocast or torch.float32) if self.muon else torch.optim.Adam
+        return TrainingState(model.to(memory_format=torch.channels_last), device, optimizer)  # the layout that convolutions are fastest in
+
+    def train(self, state: TrainingState, schedule: NoiseSchedule, sprites: SpriteSet, device: torch.device | str = "cpu", **more: Any) -> Iterator[Progress]:
+        """`training.train` on sprites with these levers; `more` are its other arguments."""
+        names = sprites.class_names
+        faces = names.index("side-facing") if "side-facing" in names else -1
+        may_mirror = torch.as_tensor(sprites.labels != faces, device=device) if self.mirrored else None
+        levers = dict(batch_size=self.batch_size, loss=self.loss, draw_t=self.draw_t, rate_factor=self.rate_factor, may_mirror=may_mirror)
+        return train(state, schedule, sprites.pictures(device), sprites.contexts(device), **levers | more)
 
 
 def course_recipe() -> Recipe:
@@ -24,13 +57,36 @@ def course_recipe() -> Recipe:
 
 
 def improved_recipe() -> Recipe:
-    """The network sees t as waves, in the encoder too; easy timesteps count less; no batch is all easy; the rate warms up."""
-    return Recipe(rich_time=True, loss=min_snr_loss, draw_t=stratified_t, rate_factor=warm_cosine)
+    """What paid in the ablation, all together (chapter 4 shows how much each does)."""
+    return Recipe(rich_time=True, velocity=True, loss=velocity_loss, draw_t=stratified_t, rate_factor=warm_cosine)
+
+
+LEVERS: dict[str, dict[str, Any]] = {  # one change each to the course's recipe
+    "rich-time": dict(rich_time=True),
+    "early-context": dict(early_context=True),
+    "bridged": dict(bridged=True),
+    "min-snr": dict(loss=min_snr_loss),
+    "velocity": dict(velocity=True, loss=velocity_loss),
+    "stratified-t": dict(draw_t=stratified_t),
+    "warm-cosine": dict(rate_factor=warm_cosine),
+    "small-batches": dict(batch_size=50),
+    "mirrored": dict(mirrored=True),
+    "cosine-schedule": dict(schedule=cosine_schedule),
+    "doubled-noise": dict(schedule=partial(linear_schedule, beta_start=2e-4, beta_end=0.04)),
+    "group-norm": dict(group_norm=True),
+    "muon": dict(muon=True),
+}
 
 
 def recipe_called(name: str) -> Recipe:
-    """The recipe by which a run was started."""
+    """The recipe by which a run was started: course, improved, or one of them with levers, as in course+velocity+min-snr."""
+    first, *levers = name.split("+")
     made = {"course": course_recipe, "improved": improved_recipe}
-    if name not in made:
-        raise LabError(f"there is no recipe '{name}'; there are: {', '.join(made)}")
-    return made[name]()
+    if first not in made:
+        raise LabError(f"there is no recipe '{first}'; there are: {', '.join(made)}")
+    recipe = made[first]()
+    for lever in levers:
+        if lever not in LEVERS:
+            raise LabError(f"there is no lever '{lever}'; there are: {', '.join(LEVERS)}")
+        recipe = recipe._replace(**LEVERS[lever])
+    return recipe

@@ -15,13 +15,13 @@ from sprites_lab.errors import LabError
 from sprites_lab.lab import fast_dtype
 from sprites_lab.recipes import recipe_called
 from sprites_lab.schedule import NoiseSchedule
-from sprites_lab.training import Progress, TrainingState, check_recipe, train
-from sprites_lab.unet import ContextUnet
+from sprites_lab.training import Progress, TrainingState, check_recipe
+from sprites_lab.unet import OPTIONS, ContextUnet
 
 FINAL = "sprites.safetensors"
 LOG_COLUMNS = ["updates", "epoch", "loss", "learning_rate", "seconds_since_start"]
 RECIPE: dict[str, Any] = dict(
-    epochs=32, batch_size=100, learning_rate=1e-3, context_dropout=0.1, average_decay=0.999, seed=0, features=64, timesteps=500,
+    epochs=32, batch_size=None, learning_rate=1e-3, context_dropout=0.1, average_decay=0.999, seed=0, features=64, timesteps=500,
     precision="auto", start=None, recipe="course",
 )
 
@@ -71,10 +71,10 @@ def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: st
     sha = checkpoints.sha256_of(path)
     if found and found.facts["sprites_sha256"] != sha:
         raise LabError(f"{newest} was trained on other sprites than {path}; give the same file with --sprites, or start a new run")
-    recipe_called(recipe["recipe"])
+    recipe["batch_size"] = recipe_called(recipe["recipe"]).batch_size if recipe["batch_size"] is None else recipe["batch_size"]
     check_recipe(data.train.sprites, data.train.labels, *(recipe[name] for name in CHECKED))
     model, schedule, before = (found.model, found.schedule, found.facts.get("updates_before", 0)) if found else first_network(recipe, data)
-    state = TrainingState(model.to(memory_format=torch.channels_last), device)  # the layout that convolutions are fastest in
+    state = recipe_called(recipe["recipe"]).state(model, device, autocast_of(recipe, device))
     if found:
         state.load(found.groups, found.facts["updates"])
     return Run(folder, recipe, data, sha, schedule, state, device, before)
@@ -108,13 +108,20 @@ def first_network(recipe: dict[str, Any], sprites: SpriteSet) -> tuple[ContextUn
             raise LabError(f"{recipe['start']} draws {sizes['height']} pixels and {sizes['context_size']} classes, the sprites have {height} and {classes}; train without --start")
         if recipe["features"] not in (RECIPE["features"], sizes["features"]):
             raise LabError(f"{recipe['start']} has {sizes['features']} features, not {recipe['features']}; leave --features out")
-        if recipe_called(recipe["recipe"]).rich_time and not sizes.get("rich_time"):
-            raise LabError(f"{recipe['start']} was not made with the improved recipe's look at time; leave --recipe out, or begin without --start")
+        levers = recipe_called(recipe["recipe"])
+        if any(sizes.get(option, False) != getattr(levers, option) for option in OPTIONS) or found.schedule.name != levers.schedule(sizes["timesteps"]).name:
+            raise LabError(f"{recipe['start']} holds another kind of network than the recipe {recipe['recipe']} trains; give --recipe {found.facts.get('recipe', {}).get('recipe', 'course')}, or begin without --start")
         return found.model, found.schedule, found.facts.get("updates_before", 0) + found.facts.get("updates", 0)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe["seed"])
-        levers, timesteps = recipe_called(recipe["recipe"]), recipe["timesteps"]
-        return ContextUnet(recipe["features"], classes, height, 3, timesteps, levers.rich_time), levers.schedule(timesteps), 0
+        levers = recipe_called(recipe["recipe"])
+        schedule = levers.schedule(recipe["timesteps"])
+        return levers.network(schedule, recipe["features"], classes, height), schedule, 0
+
+
+def autocast_of(recipe: dict[str, Any], device: torch.device) -> torch.dtype | None:
+    """The number format that a run computes in, None for float32."""
+    return fast_dtype(device) if recipe["precision"] == "auto" else None
 
 
 def go(run: Run, save_every: int = 200) -> Iterator[Progress]:
@@ -125,12 +132,8 @@ def go(run: Run, save_every: int = 200) -> Iterator[Progress]:
     run.folder.mkdir(parents=True, exist_ok=True)
     checkpoints.tidy(run.folder)
     data, recipe, saved, losses, began = run.sprites.train, run.recipe, run.state.updates, [], time.monotonic()
-    autocast, levers = fast_dtype(run.device) if recipe["precision"] == "auto" else None, recipe_called(recipe["recipe"])
-    steps = train(
-        run.state, run.schedule, data.pictures(run.device), data.contexts(run.device), recipe["epochs"], recipe["batch_size"],
-        recipe["learning_rate"], recipe["context_dropout"], recipe["average_decay"], recipe["seed"],
-        loss=levers.loss, draw_t=levers.draw_t, rate_factor=levers.rate_factor, autocast=autocast,
-    )
+    options = {name: recipe[name] for name in CHECKED}
+    steps = recipe_called(recipe["recipe"]).train(run.state, run.schedule, data, run.device, autocast=autocast_of(recipe, run.device), **options)
     try:
         for progress in steps:
             losses.append(progress.loss)

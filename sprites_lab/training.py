@@ -23,10 +23,10 @@ class TrainingState:
     There is no random state: the chance of update k is a function of (seed, k) alone.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device | str = "cpu"):
+    def __init__(self, model: nn.Module, device: torch.device | str = "cpu", optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam):
         self.model, self.updates = model.to(device), 0
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.Adam(model.parameters())
+        self.optimizer = optimizer(model.parameters())
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The state as named tensors, in the groups model, average and optimizer."""
@@ -73,6 +73,15 @@ def min_snr_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context:
     return (error * snr.clamp(max=gamma) / snr).mean()
 
 
+def velocity_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error of the velocity signal_scale noise - noise_scale x0: the noise loss with weight 1 / alpha_bar.
+
+    Salimans and Ho 2022 (arXiv 2202.00512), section 4. Errors in x0 weigh SNR + 1: also where noise hides nearly all of it.
+    """
+    signal, _ = schedule.scales(t, x0)
+    return ((model(schedule.add_noise(x0, t, noise), t, context).to(noise) - noise) / signal).square().mean()
+
+
 def uniform_t(count: int, timesteps: int, generator: torch.Generator) -> Tensor:
     """One timestep for each picture, each of 1..T equally likely, independently (Ho et al. 2020, algorithm 1)."""
     return torch.randint(1, timesteps + 1, (count,), generator=generator)
@@ -100,16 +109,24 @@ def drop_context(context: Tensor, probability: float, generator: torch.Generator
     return context * kept.to(context)
 
 
+def mirror_some(x0: Tensor, allowed: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each picture (B, C, H, W) for which `allowed` (B,) is true with probability one half, left to right."""
+    chosen = (torch.rand(len(x0), generator=generator) < 0.5).to(x0.device) & allowed
+    return torch.where(chosen[:, None, None, None], x0.flip(3), x0)
+
+
 def train(
     state: TrainingState, schedule: NoiseSchedule, sprites: Tensor, contexts: Tensor,
     epochs: int = 32, batch_size: int = 100, learning_rate: float = 1e-3,
     context_dropout: float = 0.1, average_decay: float = 0.999, seed: int = 0,
-    loss: Loss = noise_loss, draw_t: DrawTimesteps = uniform_t, rate_factor: Rate = linear_fall, autocast: torch.dtype | None = None,
+    loss: Loss = noise_loss, draw_t: DrawTimesteps = uniform_t, rate_factor: Rate = linear_fall, may_mirror: Tensor | None = None,
+    autocast: torch.dtype | None = None,
 ) -> Iterator[Progress]:
     """Train state.model (by default with the course's recipe), yielding after each update; the model is then in eval mode.
 
     sprites (N, 3, 16, 16) in [-1, 1] and contexts (N, K), on the device of the model. Every epoch goes once through the
-    sprites in a new order; Adam's learning rate is learning_rate * rate_factor(...). Goes on where state.updates says.
+    sprites in a new order; the optimiser's learning rate is learning_rate * rate_factor(...). Sprites that are true in may_mirror
+    (N,) come mirrored half of the time. Goes on where state.updates says.
     """
     check_recipe(sprites, contexts, epochs, batch_size, learning_rate, context_dropout, average_decay, seed)
     per_epoch = -(-len(sprites) // batch_size)
@@ -118,8 +135,10 @@ def train(
         rate = learning_rate * rate_factor(update, per_epoch, epochs)
         order = torch.randperm(len(sprites), generator=seeded(seed, epoch, 0)).to(sprites.device)
         rows = order[position * batch_size : (position + 1) * batch_size]
-        chance = seeded(seed, update, 1)
-        value = take_step(state, schedule, sprites[rows], contexts[rows], rate, context_dropout, chance, loss, draw_t, autocast)
+        chance, x0 = seeded(seed, update, 1), sprites[rows]
+        if may_mirror is not None:
+            x0 = mirror_some(x0, may_mirror[rows], seeded(seed, update, 2))
+        value = take_step(state, schedule, x0, contexts[rows], rate, context_dropout, chance, loss, draw_t, autocast)
         # early on the average forgets fast, so that it does not remember the untrained network
         update_average(state.average, state.model, min(average_decay, (1 + update) / (10 + update)))
         state.updates = update + 1

@@ -13,7 +13,7 @@ import pytest
 import torch
 from small import SHORT, in_a_fork, network, same_tensors, snapshot, write_sprites, write_weights
 
-from sprites_lab import LabError, checkpoints, runs
+from sprites_lab import LabError, checkpoints, recipes, runs
 from sprites_lab.recipes import improved_recipe
 from sprites_lab.runs import go, open_run
 from sprites_lab.training import linear_fall, noise_loss, uniform_t
@@ -109,7 +109,7 @@ def test_only_the_training_split_is_trained_on(folder, sprites, monkeypatch):
         seen.append((x0, contexts))
         return iter([])
 
-    monkeypatch.setattr(runs, "train", spy)
+    monkeypatch.setattr(recipes, "train", spy)
     run = start(folder, sprites)
     list(go(run))
     (x0, contexts), training = seen[0], np.arange(16) % 4 != 3
@@ -219,7 +219,7 @@ def test_a_loss_that_explodes_keeps_what_was_trained_so_far(folder, sprites, mon
         return value
 
     run = start(folder, sprites)
-    monkeypatch.setattr(runs, "train", lambda *given, **more: training.train(*given, **more | dict(loss=poisoned)))
+    monkeypatch.setattr(recipes, "train", lambda *given, **more: training.train(*given, **more | dict(loss=poisoned)))
     with pytest.raises(LabError, match="loss became nan at update 4"):
         list(go(run, 100))
     assert checkpoints.latest(folder) == checkpoints.step_path(folder, 3)
@@ -303,8 +303,8 @@ def test_the_command_survives_a_kill_and_saves_at_ctrl_c(folder, sprites):
 
 def test_the_improved_recipe_builds_another_network_and_pulls_its_levers(tmp_path, sprites, monkeypatch):
     given = {}
-    real = runs.train
-    monkeypatch.setattr(runs, "train", lambda *rest, **more: given.update(more) or real(*rest, **more))
+    real = recipes.train
+    monkeypatch.setattr(recipes, "train", lambda *rest, **more: given.update(more) or real(*rest, **more))
     improved = start(tmp_path / "b", sprites, recipe="improved")
     assert improved.state.model.settings["rich_time"] and next(go(improved)).updates == 1
     levers = improved_recipe()
@@ -323,7 +323,7 @@ def test_a_recipe_is_kept_and_an_unknown_one_refused(tmp_path, sprites):
 
 def test_the_improved_recipe_cannot_begin_with_a_network_of_the_course(tmp_path, sprites):
     write_weights(tmp_path / "w.safetensors", network())
-    with pytest.raises(LabError, match="improved recipe's look at time"):
+    with pytest.raises(LabError, match="another kind of network than the recipe improved trains"):
         start(tmp_path / "run", sprites, recipe="improved", start=str(tmp_path / "w.safetensors"))
 
 

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "sprites_lab"
 # A module imports only from levels below its own, and `errors` from anywhere. A new module gets its level here.
 LEVELS = [
     {"errors", "chance"},
-    {"schedule", "unet", "predictors", "data", "neighbours", "figures"},
+    {"schedule", "muon", "unet", "predictors", "data", "neighbours", "figures"},
     {"samplers", "training", "checkpoints", "observer", "likelihood", "metrics", "runtime", "distillation", "own_sprites", "original_lab"},
     {"classifier"},
     {"extractors"},
@@ -23,12 +23,13 @@ LEVELS = [
     {"lab"},
     {"runs", "sampling"},  # the working parts of two commands
     {"evaluation"},
+    {"ablation"},
     {"commands"},
     {"__main__"},
 ]
 WITHIN_LEVEL = {("predictors", "schedule")}  # the one exception: a predictor is converted with a schedule's scales
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-EDGE = {"recipes", "lab", "runs", "sampling", "evaluation", "commands", "__main__"}  # who may import figures and training
+EDGE = {"recipes", "lab", "runs", "sampling", "evaluation", "ablation", "commands", "__main__"}  # who may import figures and training
 IDEAS = {"schedule", "unet", "predictors", "samplers", "training"}  # to be read in half an hour
 NO_NAMES = {"utils", "util", "helpers", "misc", "common", "tools"}
 

@@ -1,0 +1,124 @@
+"""What does each lever of the training bring? The same small network once with each, at equal time: `python -m sprites_lab ablate`."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sprites_lab import checkpoints, evaluation, lab
+from sprites_lab.chance import seeded
+from sprites_lab.data import SpriteSet, to_bytes
+from sprites_lab.errors import LabError
+from sprites_lab.evaluation import Reference
+from sprites_lab.predictors import Predictor, clamped, conditioned
+from sprites_lab.recipes import LEVERS, Recipe, recipe_called
+from sprites_lab.samplers import ddim, final, fresh_noise
+from sprites_lab.schedule import NoiseSchedule
+from sprites_lab.training import take_step, update_average
+
+ARMS = {"course": "course", **{lever: f"course+{lever}" for lever in LEVERS}, "improved": "improved"}  # name: recipe
+WALKS = {"ddim": 0.0, "noisy ddim": 1.0}  # name: eta, both with 50 steps
+STEPS, REPEATS = 50, 7
+HEADER = "| arm | epochs | updates | seconds | FD, ddim 50 | class recognised | FD, noisy ddim 50 | class recognised | recall | coverage |\n" + "|---" * 10 + "|"
+
+
+def ablate(
+    folder: Path, ref: Reference, sprites: SpriteSet, names: list[str], features: int = 32, epochs: int = 8, count: int = 1000, seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[dict[str, Any]]:
+    """Train and measure one network for each arm, yielding what was found; an arm whose file is in the folder is not repeated.
+
+    Each arm trains for the number of whole epochs that takes as long as `epochs` of the course's recipe.
+    """
+    if unknown := [name for name in names if name not in ARMS]:
+        raise LabError(f"there is no arm {', '.join(unknown)}; there are: {', '.join(ARMS)}")
+    place = torch.device(device)
+    autocast = lab.fast_dtype(place)
+    todo = [name for name in names if not path_of(folder, name, seed).exists()]
+    costs = seconds_per_sprite({name: recipe_called(ARMS[name]) for name in {"course", *todo}}, features, place, autocast) if todo else {}
+    for name in names:
+        path = path_of(folder, name, seed)
+        if not path.exists():
+            ratio = costs[name] / costs["course"]
+            found = {"arm": name, "recipe": ARMS[name], "features": features, "seed": seed, "cost": round(ratio, 3), "count": count}
+            found |= train_and_measure(recipe_called(ARMS[name]), ref, sprites, features, max(1, round(epochs / ratio)), count, seed, place, autocast)
+            checkpoints.write_bytes(path, json.dumps(found, indent=1).encode())
+        yield json.loads(path.read_text())
+
+
+def line(found: dict[str, Any], weights: str = "last") -> str:
+    """One row of the table of results."""
+    plain, noisy = found[weights]["ddim"], found[weights]["noisy ddim"]
+    values = [found["epochs"], found["updates"], f"{found['seconds']:.0f}", f"{plain['fd_train']:.1f}", f"{plain['class_acc']:.3f}"]
+    values += [f"{noisy[key]:.{digits}f}" for key, digits in (("fd_train", 1), ("class_acc", 3), ("recall", 3), ("coverage", 3))]
+    return f"| {found['arm']} | " + " | ".join(map(str, values)) + " |"
+
+
+def path_of(folder: Path, name: str, seed: int) -> Path:
+    """Where the result of an arm lies."""
+    return folder / f"{name}-{seed}.json"
+
+
+def seconds_per_sprite(recipes: dict[str, Recipe], features: int, device: torch.device, autocast: torch.dtype | None) -> dict[str, float]:
+    """What one sprite of training costs with each recipe, in seconds: medians of steps that take turns, after a warm-up."""
+    states, times = {}, {name: [] for name in recipes}
+    for name, recipe in recipes.items():
+        schedule = recipe.schedule(500)
+        states[name] = recipe.state(recipe.network(schedule, features), device, autocast), schedule
+    for turn in range(REPEATS + 2):
+        for name, recipe in recipes.items():
+            state, schedule = states[name]
+            x0, context = torch.zeros(recipe.batch_size, 3, 16, 16, device=device), torch.zeros(recipe.batch_size, 5, device=device)
+            began = time.perf_counter()
+            take_step(state, schedule, x0, context, 1e-4, 0.1, seeded(0, turn), recipe.loss, recipe.draw_t, autocast)
+            update_average(state.average, state.model, 0.999)
+            times[name].append((time.perf_counter() - began) / recipe.batch_size)
+    return {name: statistics.median(values[2:]) for name, values in times.items()}
+
+
+def train_and_measure(
+    recipe: Recipe, ref: Reference, sprites: SpriteSet, features: int, epochs: int, count: int, seed: int, device: torch.device, autocast: torch.dtype | None,
+) -> dict[str, Any]:
+    """One training and the quality of its network: of the last weights, of their moving average, with x0 clamped."""
+    schedule = recipe.schedule(500)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        state = recipe.state(recipe.network(schedule, features), device, autocast)
+    began, losses = time.monotonic(), []
+    for progress in lab.progress(recipe.train(state, schedule, sprites, device, epochs=epochs, seed=seed, autocast=autocast), epochs * -(-len(sprites) // recipe.batch_size)):
+        losses.append(progress.loss)
+    found = {"epochs": epochs, "updates": state.updates, "seconds": round(time.monotonic() - began, 1), "loss": statistics.mean(losses[-100:])}
+    for title, model, clamp in (("last", state.model, False), ("average", state.average, False), ("clamped", state.model, True)):
+        found[title] = {name: evaluation.measure(draw(model, schedule, count, eta, clamp, device, autocast), ref) for name, eta in WALKS.items()}
+    return found
+
+
+def draw(
+    model: nn.Module, schedule: NoiseSchedule, count: int, eta: float, clamp: bool, device: torch.device, autocast: torch.dtype | None,
+) -> evaluation.Made:
+    """`count` sprites, as many of each class, all arms from the same noise; in mixed order."""
+    size = model.settings["context_size"]
+    each, sprites = -(-count // size), []
+    for context in torch.eye(size, device=device):
+        predict = in_format(conditioned(model, context), device, autocast)
+        chance = [lab.picture_generator(1, i) for i in range(each)]
+        x_T = fresh_noise(torch.zeros(each, *model.picture_shape, device=device), chance)
+        sprites.append(to_bytes(final(ddim(clamped(predict, schedule) if clamp else predict, schedule, x_T, STEPS, eta, chance))))
+    order = evaluation.shuffled(each * size, 0, 7)
+    return np.concatenate(sprites)[order], np.repeat(np.arange(size), each)[order]
+
+
+def in_format(predict: Predictor, device: torch.device, autocast: torch.dtype | None) -> Predictor:
+    """The predictor in the number format that is fastest here; its answers are float32."""
+
+    def predict_noise(x_t: Tensor, t: Tensor) -> Tensor:
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            return predict(x_t.to(memory_format=torch.channels_last), t).to(x_t)
+
+    return predict_noise
