@@ -24,12 +24,13 @@ from sprites_lab.training import take_step, update_average
 
 ARMS = {"course": "course", **{lever: f"course+{lever}" for lever in LEVERS}, "improved": "improved"}  # name: recipe
 WALKS = {"ddim": 0.0, "noisy ddim": 1.0}  # name: eta, both with 50 steps
+WEIGHTS = ("last", "average", "clamped")  # the last weights, their moving average, the last weights with x0 clamped
 STEPS, REPEATS = 50, 7
 HEADER = "| arm | epochs | updates | seconds | FD, ddim 50 | class recognised | FD, noisy ddim 50 | class recognised | recall | coverage |\n" + "|---" * 10 + "|"
 
 
 def ablate(
-    folder: Path, ref: Reference, sprites: SpriteSet, names: list[str], features: int = 32, epochs: int = 8, count: int = 1000, seed: int = 0,
+    folder: Path, ref: Reference, sprites: SpriteSet, names: list[str], features: int = 32, epochs: int = 4, count: int = 1000, seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[dict[str, Any]]:
     """Train and measure one network for each arm, yielding what was found; an arm whose file is in the folder is not repeated.
@@ -47,7 +48,8 @@ def ablate(
         if not path.exists():
             ratio = costs[name] / costs["course"]
             found = {"arm": name, "recipe": ARMS[name], "features": features, "seed": seed, "cost": round(ratio, 3), "count": count}
-            found |= train_and_measure(recipe_called(ARMS[name]), ref, sprites, features, max(1, round(epochs / ratio)), count, seed, place, autocast)
+            ways = WEIGHTS if name in ("course", "improved") else WEIGHTS[:1]
+            found |= train_and_measure(recipe_called(ARMS[name]), ref, sprites, features, max(1, round(epochs / ratio)), count, ways, seed, place, autocast)
             checkpoints.write_bytes(path, json.dumps(found, indent=1).encode())
         yield json.loads(path.read_text())
 
@@ -83,9 +85,10 @@ def seconds_per_sprite(recipes: dict[str, Recipe], features: int, device: torch.
 
 
 def train_and_measure(
-    recipe: Recipe, ref: Reference, sprites: SpriteSet, features: int, epochs: int, count: int, seed: int, device: torch.device, autocast: torch.dtype | None,
+    recipe: Recipe, ref: Reference, sprites: SpriteSet, features: int, epochs: int, count: int, ways: tuple[str, ...], seed: int,
+    device: torch.device, autocast: torch.dtype | None,
 ) -> dict[str, Any]:
-    """One training and the quality of its network: of the last weights, of their moving average, with x0 clamped."""
+    """One training and the quality of its network, sampled in each of the ways of WEIGHTS."""
     schedule = recipe.schedule(500)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -94,8 +97,9 @@ def train_and_measure(
     for progress in lab.progress(recipe.train(state, schedule, sprites, device, epochs=epochs, seed=seed, autocast=autocast), epochs * -(-len(sprites) // recipe.batch_size)):
         losses.append(progress.loss)
     found = {"epochs": epochs, "updates": state.updates, "seconds": round(time.monotonic() - began, 1), "loss": statistics.mean(losses[-100:])}
-    for title, model, clamp in (("last", state.model, False), ("average", state.average, False), ("clamped", state.model, True)):
-        found[title] = {name: evaluation.measure(draw(model, schedule, count, eta, clamp, device, autocast), ref) for name, eta in WALKS.items()}
+    for way in ways:
+        model = state.average if way == "average" else state.model
+        found[way] = {name: evaluation.measure(draw(model, schedule, count, eta, way == "clamped", device, autocast), ref) for name, eta in WALKS.items()}
     return found
 
 

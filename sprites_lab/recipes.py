@@ -29,6 +29,7 @@ class Recipe(NamedTuple):
     draw_t: DrawTimesteps = uniform_t
     rate_factor: Rate = linear_fall
     batch_size: int = 100
+    learning_rate: float = 1e-3
     mirrored: bool = False  # half of the time, except for the class that faces one way
     muon: bool = False
 
@@ -47,7 +48,7 @@ class Recipe(NamedTuple):
         names = sprites.class_names
         faces = names.index("side-facing") if "side-facing" in names else -1
         may_mirror = torch.as_tensor(sprites.labels != faces, device=device) if self.mirrored else None
-        levers = dict(batch_size=self.batch_size, loss=self.loss, draw_t=self.draw_t, rate_factor=self.rate_factor, may_mirror=may_mirror)
+        levers = dict(batch_size=self.batch_size, learning_rate=self.learning_rate, loss=self.loss, draw_t=self.draw_t, rate_factor=self.rate_factor, may_mirror=may_mirror)
         return train(state, schedule, sprites.pictures(device), sprites.contexts(device), **levers | more)
 
 
@@ -58,7 +59,7 @@ def course_recipe() -> Recipe:
 
 def improved_recipe() -> Recipe:
     """What paid in the ablation, all together (chapter 4 shows how much each does)."""
-    return Recipe(rich_time=True, velocity=True, loss=velocity_loss, draw_t=stratified_t, rate_factor=warm_cosine)
+    return Recipe(velocity=True, loss=velocity_loss, draw_t=stratified_t, muon=True, batch_size=50, learning_rate=2e-3)
 
 
 LEVERS: dict[str, dict[str, Any]] = {  # one change each to the course's recipe
@@ -70,6 +71,7 @@ LEVERS: dict[str, dict[str, Any]] = {  # one change each to the course's recipe
     "stratified-t": dict(draw_t=stratified_t),
     "warm-cosine": dict(rate_factor=warm_cosine),
     "small-batches": dict(batch_size=50),
+    "larger-rate": dict(learning_rate=2e-3),
     "mirrored": dict(mirrored=True),
     "cosine-schedule": dict(schedule=cosine_schedule),
     "doubled-noise": dict(schedule=partial(linear_schedule, beta_start=2e-4, beta_end=0.04)),

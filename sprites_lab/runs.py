@@ -21,7 +21,7 @@ from sprites_lab.unet import OPTIONS, ContextUnet
 FINAL = "sprites.safetensors"
 LOG_COLUMNS = ["updates", "epoch", "loss", "learning_rate", "seconds_since_start"]
 RECIPE: dict[str, Any] = dict(
-    epochs=32, batch_size=None, learning_rate=1e-3, context_dropout=0.1, average_decay=0.999, seed=0, features=64, timesteps=500,
+    epochs=32, batch_size=None, learning_rate=None, context_dropout=0.1, average_decay=0.999, seed=0, features=64, timesteps=500,
     precision="auto", start=None, recipe="course",
 )
 
@@ -71,10 +71,11 @@ def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: st
     sha = checkpoints.sha256_of(path)
     if found and found.facts["sprites_sha256"] != sha:
         raise LabError(f"{newest} was trained on other sprites than {path}; give the same file with --sprites, or start a new run")
-    recipe["batch_size"] = recipe_called(recipe["recipe"]).batch_size if recipe["batch_size"] is None else recipe["batch_size"]
+    levers = recipe_called(recipe["recipe"])
+    recipe |= {name: getattr(levers, name) for name in ("batch_size", "learning_rate") if recipe[name] is None}
     check_recipe(data.train.sprites, data.train.labels, *(recipe[name] for name in CHECKED))
     model, schedule, before = (found.model, found.schedule, found.facts.get("updates_before", 0)) if found else first_network(recipe, data)
-    state = recipe_called(recipe["recipe"]).state(model, device, autocast_of(recipe, device))
+    state = levers.state(model, device, autocast_of(recipe, device))
     if found:
         state.load(found.groups, found.facts["updates"])
     return Run(folder, recipe, data, sha, schedule, state, device, before)

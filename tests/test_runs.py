@@ -14,12 +14,13 @@ import torch
 from small import SHORT, in_a_fork, network, same_tensors, snapshot, write_sprites, write_weights
 
 from sprites_lab import LabError, checkpoints, recipes, runs
+from sprites_lab.muon import Muon
 from sprites_lab.recipes import improved_recipe
 from sprites_lab.runs import go, open_run
 from sprites_lab.training import linear_fall, noise_loss, uniform_t
 
 CPU = torch.device("cpu")
-RECIPE = dict(epochs=4, batch_size=4, features=8, precision="float32", average_decay=0.9)  # 12 sprites: 3 updates an epoch
+RECIPE = dict(epochs=4, batch_size=4, learning_rate=0.001, features=8, precision="float32", average_decay=0.9)  # 12 sprites: 3 updates an epoch
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -306,11 +307,11 @@ def test_the_improved_recipe_builds_another_network_and_pulls_its_levers(tmp_pat
     real = recipes.train
     monkeypatch.setattr(recipes, "train", lambda *rest, **more: given.update(more) or real(*rest, **more))
     improved = start(tmp_path / "b", sprites, recipe="improved")
-    assert improved.state.model.settings["rich_time"] and next(go(improved)).updates == 1
+    assert improved.state.model.settings["velocity"] and isinstance(improved.state.optimizer, Muon) and next(go(improved)).updates == 1
     levers = improved_recipe()
     assert (given["loss"], given["draw_t"], given["rate_factor"]) == (levers.loss, levers.draw_t, levers.rate_factor)
     course = start(tmp_path / "a", sprites)
-    assert "rich_time" not in course.state.model.settings and next(go(course)).updates == 1
+    assert "velocity" not in course.state.model.settings and type(course.state.optimizer) is torch.optim.Adam and next(go(course)).updates == 1
     assert (given["loss"], given["draw_t"], given["rate_factor"]) == (noise_loss, uniform_t, linear_fall)
 
 

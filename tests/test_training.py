@@ -1,6 +1,7 @@
 """Training: the target, the draws, the update, stopping and going on."""
 
 import math
+from itertools import islice
 
 import checks
 import pytest
@@ -10,6 +11,7 @@ from oracle import ALPHA_BAR, close
 from small import Pixelwise, generator, network, pictures, same_tensors, snapshot
 
 from sprites_lab import LabError, TrainingState, linear_schedule, train, training
+from sprites_lab.recipes import course_recipe, improved_recipe
 
 
 @pytest.mark.parametrize("check", [
@@ -160,6 +162,65 @@ def test_one_sprite_is_learnt_in_110_updates(seed):
 
 
 # Levers: other losses, timesteps and rates than the course's
+
+
+def test_the_velocity_loss_is_the_error_of_the_velocity():
+    x0, contexts = pictures(6)
+    t, noise = torch.tensor([1, 20, 100, 250, 400, 500]), torch.randn(6, 3, 16, 16, generator=generator(3))
+    schedule = linear_schedule()
+    signal, spread = schedule.scales(t, x0)
+    model = lambda x_t, t, context: 0.5 * x_t  # noqa: E731
+    x_t = schedule.add_noise(x0, t, noise)
+    guess = (x_t - spread * 0.5 * x_t) / signal  # the clean picture behind the answer
+    wrong = (signal * 0.5 * x_t - spread * guess) - (signal * noise - spread * x0)
+    close(training.velocity_loss(model, schedule, x0, contexts, t, noise), wrong.square().mean(), 1e-5 * float(wrong.square().mean()))
+
+
+def test_mirroring_takes_half_of_those_that_may_be_mirrored():
+    x0, _ = pictures(400)
+    allowed = torch.arange(400) % 4 != 0
+    found = training.mirror_some(x0, allowed, generator(1))
+    same, mirrored = (found == x0).flatten(1).all(1), (found == x0.flip(3)).flatten(1).all(1)
+    assert (same ^ mirrored).all() and same[~allowed].all() and 110 < mirrored.sum() < 190
+
+
+def test_training_mirrors_only_on_request_and_only_what_it_may():
+    x0, contexts = pictures(8)
+    seen = []
+
+    def loss(model, schedule, shown, context, t, noise):
+        seen.append(shown)
+        return training.noise_loss(model, schedule, shown, context, t, noise)
+
+    allowed = torch.arange(8) < 4
+    for may_mirror in (None, allowed, ~allowed & allowed):
+        list(training.train(training.TrainingState(Pixelwise()), linear_schedule(), x0, contexts, epochs=2, batch_size=8, loss=loss, may_mirror=may_mirror))
+    plain, some, none = seen[:2], seen[2:4], seen[4:]
+    assert all(torch.equal(a, b) for a, b in zip(plain, none))
+    for a, b in zip(plain, some):
+        changed = (a != b).flatten(1).any(1)
+        assert changed.any() and all((row == x0[:4]).flatten(1).all(1).any() for row in a[changed])
+
+
+@pytest.mark.parametrize("recipe", [course_recipe(), improved_recipe()])
+def test_a_recipes_run_goes_on_bitwise(recipe):
+    """The optimiser's memory is part of the state, whichever optimiser a recipe has."""
+    schedule = recipe.schedule(20)
+    whole, half = (recipe.state(network_of(recipe, schedule)) for _ in range(2))
+    x0, contexts = pictures(8)
+    settings = dict(epochs=3, batch_size=4, loss=recipe.loss, draw_t=recipe.draw_t, rate_factor=recipe.rate_factor)
+    list(training.train(whole, schedule, x0, contexts, **settings))
+    list(islice(training.train(half, schedule, x0, contexts, **settings), 3))
+    other = recipe.state(network_of(recipe, schedule))
+    other.load(snapshot(half.tensors()), half.updates)
+    list(training.train(other, schedule, x0, contexts, **settings))
+    assert same_tensors(snapshot(whole.tensors()), snapshot(other.tensors()))
+
+
+def network_of(recipe, schedule):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(3)
+        return recipe.network(schedule, features=8)
 
 
 def test_min_snr_weighs_each_picture_by_hand():

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from oracle import close, normal
-from small import network, write_weights
+from small import network
 
 from sprites_lab import ContextUnet, LabError, checkpoints
+from sprites_lab.schedule import linear_schedule
+from sprites_lab.unet import OPTIONS as OPTION_NAMES
 from sprites_lab.unet import waves
 
 HEIGHTS = [4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64]
@@ -170,8 +172,60 @@ def test_the_course_network_has_nothing_of_the_rich_one():
     assert "rich_time" not in network().settings and not any("time_down" in name for name in network().state_dict())
 
 
-def test_a_rich_network_comes_back_from_its_file(tmp_path):
-    model, (x_t, t, context) = network(rich_time=True), inputs()
-    found = checkpoints.load(write_weights(tmp_path / "rich.safetensors", model)).model
+OPTIONS = [dict(rich_time=True), dict(early_context=True), dict(bridged=True), dict(velocity=True), dict(group_norm=True), dict.fromkeys(OPTION_NAMES, True)]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "+".join(options))
+def test_a_network_with_options_comes_back_from_its_file(tmp_path, options):
+    schedule = linear_schedule(beta_end=0.03)
+    model, (x_t, t, context) = network(**options).follow(schedule.signal_scale, schedule.noise_scale), inputs()
+    checkpoints.save(tmp_path / "w.safetensors", {"model": model.state_dict()}, model, schedule, {})
+    found = checkpoints.load(tmp_path / "w.safetensors").model
     with torch.no_grad():
         assert found.settings == model.settings and torch.equal(found(x_t, t, context), model(x_t, t, context))
+        assert model(x_t, t, context).isfinite().all()
+
+
+def test_an_early_context_reaches_the_encoder_and_costs_what_it_says():
+    assert count(early_context=True) == count() + 9_088
+    model, (x_t, t, context) = network(early_context=True), inputs()
+    skips = []
+    model.down1.register_forward_hook(lambda module, read, out: skips.append(out))
+    with torch.no_grad():
+        model(x_t, t, context), model(x_t, t, -context)
+    assert (skips[0] - skips[1]).abs().max() > 1e-3
+
+
+def test_bridged_blocks_add_their_input_and_cost_nothing():
+    assert count(bridged=True) == count()
+    block, x = network(bridged=True).down1[0], normal(2, 8, 16, 16, dtype=torch.float32)
+    with torch.no_grad():
+        close(block(x), (x + block.conv2(block.conv1(x))) / 1.414, 1e-6)
+        wider = network(bridged=True).down2[0]
+        close(wider(x), wider.conv2(wider.conv1(x)), 1e-6)
+
+
+def test_group_norm_replaces_every_batch_norm():
+    model = network(group_norm=True)
+    assert count(group_norm=True) == count()
+    assert not [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+def test_a_velocity_is_turned_into_the_noise_of_its_schedule():
+    """With the true velocity as its layers' answer, the network names the true noise, exactly."""
+    schedule, (x0, t, _) = linear_schedule(), inputs()
+    noise = normal(*x0.shape, seed=3, dtype=torch.float32)
+    model = network(velocity=True)
+    assert model(x0, t).isnan().all()  # it was told no schedule
+    model.follow(schedule.signal_scale, schedule.noise_scale)
+    signal, spread = schedule.scales(t, x0)
+    model.out = torch.nn.Identity()
+    model.out.forward = lambda features: signal * noise - spread * x0
+    close(model(schedule.add_noise(x0, t, noise), t), noise, 1e-5)
+
+
+def test_a_network_that_answers_noise_follows_every_schedule():
+    model, (x_t, t, context) = network(), inputs()
+    with torch.no_grad():
+        assert torch.equal(model(x_t, t, context), model.follow(torch.zeros(501), torch.ones(501))(x_t, t, context))
+    assert "scales" not in model.state_dict() and "scales" not in network(velocity=True).state_dict()
