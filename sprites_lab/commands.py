@@ -65,6 +65,7 @@ def evaluate(options: argparse.Namespace) -> None:
     found = evaluation.evaluate(task, evaluation.reference(options.classifier, options.sprites, device), draw_fresh)
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
+        checkpoints.write_bytes(options.json.with_suffix(".md"), evaluation.table(found).encode())
     print(evaluation.table(found), evaluation.meanings(), sep="\n\n")
 
 

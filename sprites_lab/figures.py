@@ -117,11 +117,14 @@ def png(image: Image.Image) -> bytes:
 
 def show_lines(
     lines: dict[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, title: str = "", log_y: bool = False,
-    marks: dict[str, float] | None = None, levels: dict[str, float] | None = None, alt: str = "",
+    marks: dict[str, float] | None = None, levels: dict[str, float] | None = None, spreads: dict[str, Sequence[float]] | None = None,
+    log_x: bool = False, alt: str = "",
 ) -> Figure:
-    """A chart of named lines (xs, ys); dotted vertical `marks` and horizontal `levels` with their names."""
+    """A chart of named lines (xs, ys); dotted vertical `marks` and horizontal `levels` with their names; ± `spreads` as bars."""
     figure, axes = new_chart(x, y, title)
     for i, (name, (xs, ys)) in enumerate(lines.items()):
+        if name in (spreads or {}):
+            axes.errorbar(np.asarray(xs), np.asarray(ys), np.asarray(spreads[name]), fmt="none", capsize=3, color=COLOURS[i % len(COLOURS)])
         axes.plot(np.asarray(xs), np.asarray(ys), label=name, color=COLOURS[i % len(COLOURS)], marker="o" if len(xs) <= 12 else None)
     for name, place in (marks or {}).items():
         axes.axvline(place, color="grey", linestyle=":")
@@ -131,6 +134,8 @@ def show_lines(
         axes.annotate(name, (0.01, place), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="dimgrey")
     if log_y:
         plain_log_scale(axes)
+    if log_x:
+        plain_log_scale(axes, "x")
     if len(lines) > 1:
         axes.legend(frameon=False, fontsize=9)
     return finish_chart(figure, alt or title)
@@ -146,6 +151,34 @@ def show_bars(groups: dict[str, Sequence[float]], names: Sequence[str], y: str, 
     axes.set_xticks(range(len(names)), names)
     if len(groups) > 1:
         axes.legend(frameon=False, fontsize=9)
+    return finish_chart(figure, alt or title)
+
+
+def show_ranking(values: dict[str, float], x: str, level: tuple[str, float] | None = None, title: str = "", alt: str = "") -> Figure:
+    """Horizontal bars with their values, the first on top; a dotted line at `level` (its name, its value) to compare with."""
+    figure, axes = new_chart(x, "", title)
+    figure.set_figheight(0.8 + 0.24 * len(values))
+    bars = axes.barh(range(len(values)), list(values.values()), 0.75, color=COLOURS[0])
+    axes.bar_label(bars, [f"{value:.3g}" for value in values.values()], padding=3, fontsize=8)
+    axes.set_yticks(range(len(values)), list(values))
+    axes.invert_yaxis()
+    if level:
+        axes.axvline(level[1], color="grey", linestyle=":")
+        axes.annotate(level[0], (level[1], 0), xycoords=("data", "axes fraction"), rotation=90, va="bottom", ha="right", fontsize=8, color="dimgrey")
+    return finish_chart(figure, alt or title)
+
+
+def show_table(counts: np.ndarray, names: Sequence[str], rows: str, columns: str, title: str = "", alt: str = "") -> Figure:
+    """A square table of counts (K, K) as shares of each row: dark where a row's counts lie, the share written in every field."""
+    counts = np.asarray(counts, float)
+    shares = counts / counts.sum(1, keepdims=True).clip(min=1)
+    figure, axes = new_chart(columns, rows, title)
+    figure.set_figheight(3.6)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), share in np.ndenumerate(shares):
+        axes.text(j, i, f"{share:.1%}", ha="center", va="center", fontsize=9, color="white" if share > 0.6 else "black")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
     return finish_chart(figure, alt or title)
 
 
@@ -194,15 +227,15 @@ def new_chart(x: str, y: str, title: str) -> tuple:
     return figure, axes
 
 
-def plain_log_scale(axes: object) -> None:
-    """A logarithmic y axis with ticks such as 0.05, 0.1, 0.2 (or whole decades only, if there are many)."""
+def plain_log_scale(axes: object, which: str = "y") -> None:
+    """A logarithmic axis with ticks such as 0.05, 0.1, 0.2 (or whole decades only, if there are many)."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set(**{f"{which}scale": "log"})
+    (low, high), axis = (axes.get_ylim(), axes.yaxis) if which == "y" else (axes.get_xlim(), axes.xaxis)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def finish_chart(figure: object, alt: str) -> Figure:

@@ -1,12 +1,13 @@
 """What a notebook or a command needs around the algorithms: device, scale, starting noise, progress bars, shipped weights."""
 
+import json
 import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -86,6 +87,16 @@ def load_snapshot(epoch: int, device: torch.device | str = "cpu") -> checkpoints
     if epoch not in SNAPSHOTS:
         raise LabError(f"there is no snapshot of epoch {epoch}; there are: {', '.join(map(str, SNAPSHOTS))}")
     return load_weights(WEIGHTS / f"epoch-{epoch:02d}.safetensors", device)
+
+
+def load_card(name: str) -> Any:
+    """What was measured of a shipped network (weights/<name>.json, written by `evaluate`), or with all levers ("ablation")."""
+    path = WEIGHTS / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        names = ", ".join(sorted(card.stem for card in WEIGHTS.glob("*.json"))) or "none"
+        raise LabError(f"there is no readable card {path}; there are: {names}") from error
 
 
 def progress(steps: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
