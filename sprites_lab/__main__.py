@@ -1,4 +1,4 @@
-"""The command line: python -m sprites_lab train | sample | evaluate | draw | ablate | train-classifier."""
+"""The command line: python -m sprites_lab train | sample | evaluate | draw | bench | ablate | train-classifier."""
 
 import argparse
 import sys
@@ -39,11 +39,12 @@ def parser() -> argparse.ArgumentParser:
         "sprites_lab", description="Diffusion on 16x16 sprites: train a network, sample sprites from it, draw the training set.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subs = top.add_subparsers(title="commands", required=True, metavar="train | sample | evaluate | draw | ablate | train-classifier")
+    subs = top.add_subparsers(title="commands", required=True, metavar="train | sample | evaluate | draw | bench | ablate | train-classifier")
     add_train(command(subs, "train", commands.train, "train a network on sprites; stop with Ctrl-C, go on with --resume"))
     add_sample(command(subs, "sample", commands.sample, "make new sprites with a trained network"))
     add_evaluate(command(subs, "evaluate", commands.evaluate, "measure how good a trained network's sprites are; at its defaults this takes hours on a CPU"))
     add_draw(command(subs, "draw", commands.draw, "draw the bundled sprite set with code, bit for bit"))
+    add_bench(command(subs, "bench", commands.bench, "measure how fast this machine trains, against a plain loop (a minute or two)"))
     add_ablate(command(subs, "ablate", commands.ablate, "train a small network once with each lever of the recipe, at equal time, and measure what each brings"))
     add_train_classifier(command(subs, "train-classifier", commands.train_classifier, "train the classifier by which `evaluate` judges"))
     return top
@@ -108,6 +109,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--steps", type=int, metavar="N", help="steps of the walk, 1 to 500 (ddim: 20, ddpm: always 500)")
     sub.add_argument("--scale", type=float, default=1.0, help="guidance: 1 plain, above 1 pushed towards the context")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    sub.add_argument("--sheet", type=Path, metavar="FILE.png", help="also write a sheet of the first 100 sprites made, as they came, beside 100 real ones")
     sub.add_argument("--json", type=Path, metavar="FILE.json", help="also write the numbers, and the table beside it (FILE.md)")
 
 
@@ -120,14 +122,21 @@ def add_train_classifier(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 
+def add_bench(sub: argparse.ArgumentParser) -> None:
+    """Options of `bench`."""
+    sub.add_argument("--json", type=Path, metavar="FILE.json", help="also write the numbers")
+    sub.add_argument("--features", type=int, default=64, metavar="N", help="width of the network")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
 def add_ablate(sub: argparse.ArgumentParser) -> None:
     """Options of `ablate`."""
     sub.add_argument("--out", type=Path, default=Path("runs/ablation"), metavar="FOLDER", help="folder of the results, one file for each arm; arms that are there are not repeated")
     sub.add_argument("--arms", metavar="A,B", help="only these arms; all if left out")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the results of all arms to this file")
     sub.add_argument("--features", type=int, default=32, metavar="N", help="width of the network")
-    sub.add_argument("--epochs", type=int, default=4, help="passes over the training sprites for the course's recipe; the others take as long")
-    sub.add_argument("--count", type=int, default=1000, metavar="N", help="sprites to measure")
+    sub.add_argument("--epochs", type=int, default=3, help="passes over the training sprites for the course's recipe; the others take as long")
+    sub.add_argument("--count", type=int, default=600, metavar="N", help="sprites to measure")
     sub.add_argument("--seed", type=int, default=0, help="seed of the training")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 

@@ -30,7 +30,7 @@ HEADER = "| arm | epochs | updates | seconds | FD, ddim 50 | class recognised | 
 
 
 def ablate(
-    folder: Path, ref: Reference, sprites: SpriteSet, names: list[str], features: int = 32, epochs: int = 4, count: int = 1000, seed: int = 0,
+    folder: Path, ref: Reference, sprites: SpriteSet, names: list[str], features: int = 32, epochs: int = 3, count: int = 600, seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[dict[str, Any]]:
     """Train and measure one network for each arm, yielding what was found; an arm whose file is in the folder is not repeated.
@@ -70,9 +70,10 @@ def path_of(folder: Path, name: str, seed: int) -> Path:
 def seconds_per_sprite(recipes: dict[str, Recipe], features: int, device: torch.device, autocast: torch.dtype | None) -> dict[str, float]:
     """What one sprite of training costs with each recipe, in seconds: medians of steps that take turns, after a warm-up."""
     states, times = {}, {name: [] for name in recipes}
-    for name, recipe in recipes.items():
-        schedule = recipe.schedule(500)
-        states[name] = recipe.state(recipe.network(schedule, features), device, autocast), schedule
+    with torch.random.fork_rng(devices=[]):
+        for name, recipe in recipes.items():
+            schedule = recipe.schedule(500)
+            states[name] = recipe.state(recipe.network(schedule, features), device, autocast), schedule
     for turn in range(REPEATS + 2):
         for name, recipe in recipes.items():
             state, schedule = states[name]

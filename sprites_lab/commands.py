@@ -50,19 +50,27 @@ def evaluate(options: argparse.Namespace) -> None:
     """Measure a network's sprites beside yardsticks, print the table, write the numbers."""
     import json
 
-    from sprites_lab import checkpoints, evaluation, lab
-    from sprites_lab.data import CLASS_NAMES, SpriteSet
+    import numpy as np
+
+    from sprites_lab import checkpoints, evaluation, figures, lab
+    from sprites_lab.data import CLASS_NAMES, SpriteSet, to_pictures
     from sprites_lab.drawing import artist
 
     def draw_fresh(count: int, seed: int) -> SpriteSet:
         arrays = artist.draw_set(max(count, artist.LEAST), seed)
         return SpriteSet(*(arrays[name] for name in ("sprites", "labels", "kinds", "held_out")), tuple(arrays["kind_names"]), CLASS_NAMES)[:count]
 
+    def look(made: np.ndarray, real: np.ndarray) -> None:
+        sheets = {f"100 made by {options.weights or lab.FINAL.name}": to_pictures(made[:100]), "100 drawn by the artist": to_pictures(real[:100])}
+        checkpoints.write_bytes(options.sheet, figures.side_by_side(sheets).data)
+
     if options.json:
         check_file(options.json, (".json",), "--json")
+    if options.sheet:
+        check_file(options.sheet, (".png",), "--sheet")
     device = lab.pick_device(options.device)
     task = evaluation.open_task(options.weights, options.count, options.seeds, options.sampler, options.steps, options.scale, device)
-    found = evaluation.evaluate(task, evaluation.reference(options.classifier, options.sprites, device), draw_fresh)
+    found = evaluation.evaluate(task, evaluation.reference(options.classifier, options.sprites, device), draw_fresh, look if options.sheet else None)
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
         checkpoints.write_bytes(options.json.with_suffix(".md"), evaluation.table(found).encode())
@@ -87,6 +95,21 @@ def ablate(options: argparse.Namespace) -> None:
         print(ablation.line(found), flush=True)
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(results, indent=1).encode())
+
+
+def bench(options: argparse.Namespace) -> None:
+    """Measure the speed of training on this machine, print the table, write the numbers."""
+    import json
+
+    from sprites_lab import bench, checkpoints, lab
+    from sprites_lab.data import load_sprites
+
+    if options.json:
+        check_file(options.json, (".json",), "--json")
+    found = bench.summary(bench.training_speed(load_sprites().train, options.features, lab.pick_device(options.device)))
+    if options.json:
+        checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
+    print(bench.table(found))
 
 
 def train_classifier(options: argparse.Namespace) -> None:

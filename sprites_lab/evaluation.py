@@ -165,10 +165,13 @@ def make(task: Task, seed: int) -> tuple[Made, np.ndarray]:
     return (np.concatenate(sprites[:-1])[order], np.concatenate(labels[:-1])[order]), sprites[-1]
 
 
-def evaluate(task: Task, ref: Reference, draw_fresh: Callable[[int, int], SpriteSet]) -> dict[str, Any]:
+def evaluate(
+    task: Task, ref: Reference, draw_fresh: Callable[[int, int], SpriteSet], look: Callable[[np.ndarray, np.ndarray], None] | None = None,
+) -> dict[str, Any]:
     """Measure a network with each seed, beside yardsticks of the same count; numbers, texts and lists alone (JSON).
 
-    draw_fresh(count, seed) draws real sprites, nearly all of which are not in the file.
+    draw_fresh(count, seed) draws real sprites, nearly all of which are not in the file. `look` is shown the first seed's
+    sprites, as they come, and as many real ones.
     """
     check_fit(task, ref)
     title = f"{task.name}, {task.sampler} {task.num_steps}"
@@ -178,6 +181,8 @@ def evaluate(task: Task, ref: Reference, draw_fresh: Callable[[int, int], Sprite
         made, unasked = make(task, seed)
         count = len(made[0])
         fresh = unseen(draw_fresh(count * 21 // 20, FRESH + seed), ref, count)
+        if look and not seed:
+            look(made[0], fresh.sprites[shuffled(count, 0, 10)])
         for name, sprites in {title: made, **yardsticks(fresh, ref, seed)}.items():
             rows.setdefault(name, []).append(measure(sprites, ref, seed))
         confusion += confused(ref.judge, *made)

@@ -75,6 +75,17 @@ def animation(
     return buffer.getvalue()
 
 
+def side_by_side(sheets: dict[str, Tensor], columns: int = 10, zoom: int = 4, alt: str = "") -> Figure:
+    """Sheets of pictures (N, 3, H, W) next to each other, each under its name."""
+    pages = [label_grid(tile(pictures, columns, zoom), 0, (), (name,)) for name, pictures in sheets.items()]
+    whole = Image.new("RGB", (sum(page.width for page in pages) + 16 * (len(pages) - 1), max(page.height for page in pages)), "white")
+    left = 0
+    for page in pages:
+        whole.paste(page, (left, 0))
+        left += page.width + 16
+    return Figure(png(whole), alt or ", beside ".join(sheets))
+
+
 def tile(pictures: Tensor, columns: int, zoom: int) -> Image.Image:
     """A sheet of pictures with a grey gutter of 2 pixels between them and around.
 

@@ -19,9 +19,7 @@ from sprites_lab.unet import OPTIONS, ContextUnet
 class Recipe(NamedTuple):
     """The levers of a training, all of them at the course's values."""
 
-    rich_time: bool = False  # the first five belong to the network, see ContextUnet
-    early_context: bool = False
-    bridged: bool = False
+    rich_time: bool = False  # the first three belong to the network, see ContextUnet
     velocity: bool = False
     group_norm: bool = False
     schedule: Callable[[int], NoiseSchedule] = linear_schedule
@@ -64,8 +62,6 @@ def improved_recipe() -> Recipe:
 
 LEVERS: dict[str, dict[str, Any]] = {  # one change each to the course's recipe
     "rich-time": dict(rich_time=True),
-    "early-context": dict(early_context=True),
-    "bridged": dict(bridged=True),
     "min-snr": dict(loss=min_snr_loss),
     "velocity": dict(velocity=True, loss=velocity_loss),
     "stratified-t": dict(draw_t=stratified_t),

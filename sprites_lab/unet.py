@@ -12,16 +12,15 @@ from sprites_lab.errors import LabError
 class ConvBlock(nn.Module):
     """Two times (3x3 convolution, batch norm or group norm, GELU): (B, in, h, w) -> (B, out, h, w).
 
-    With `residual`, the input is added through a 1x1 convolution and the sum divided by the original's 1.414; with
-    `bridged`, where in = out, as it is.
+    With `residual`, the input is added through a 1x1 convolution and the sum divided by the original's 1.414.
     """
 
-    def __init__(self, in_features: int, out_features: int, residual: bool = False, bridged: bool = False, group_norm: bool = False):
+    def __init__(self, in_features: int, out_features: int, residual: bool = False, group_norm: bool = False):
         super().__init__()
         norm = partial(nn.GroupNorm, 8) if group_norm else nn.BatchNorm2d
         self.conv1 = nn.Sequential(nn.Conv2d(in_features, out_features, 3, padding=1), norm(out_features), nn.GELU())
         self.conv2 = nn.Sequential(nn.Conv2d(out_features, out_features, 3, padding=1), norm(out_features), nn.GELU())
-        self.shortcut = nn.Conv2d(in_features, out_features, 1) if residual else nn.Identity() if bridged and in_features == out_features else None
+        self.shortcut = nn.Conv2d(in_features, out_features, 1) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2(self.conv1(x))
@@ -39,7 +38,7 @@ class Embedding(nn.Module):
         return self.model(x)[:, :, None, None]
 
 
-OPTIONS = ("rich_time", "early_context", "bridged", "velocity", "group_norm")  # what a ContextUnet may have beyond the course's
+OPTIONS = ("rich_time", "velocity", "group_norm")  # what a ContextUnet may have beyond the course's
 WAVES = 64  # numbers by which `waves` tells a timestep
 
 
@@ -59,21 +58,20 @@ class ContextUnet(nn.Module):
     Call it with x_t (B, channels, height, height), t (B,) integers 1..timesteps and context (B, context_size) or None
     for "no context"; it answers the predicted noise, in the shape of x_t. At the defaults: 1,481,027 parameters.
 
-    Five options are not the course's. `rich_time`: it reads t as `waves`, and the encoder is told t as well (28,736
-    parameters more). `early_context`: the encoder is told the context as well (9,088 more). `bridged`: every block adds
-    its input to its output. `velocity`: the layers answer the velocity, which `forward` turns into the noise, see
-    `follow`. `group_norm`: group norm in place of batch norm.
+    Three options are not the course's. `rich_time`: it reads t as `waves`, and the encoder is told t as well (28,736
+    parameters more). `velocity`: the layers answer the velocity, which `forward` turns into the noise, see `follow`.
+    `group_norm`: group norm in place of batch norm.
     """
 
     def __init__(
         self, features: int = 64, context_size: int = 5, height: int = 16, channels: int = 3, timesteps: int = 500,
-        rich_time: bool = False, early_context: bool = False, bridged: bool = False, velocity: bool = False, group_norm: bool = False,
+        rich_time: bool = False, velocity: bool = False, group_norm: bool = False,
     ):
         super().__init__()
         check_sizes(features, context_size, height, channels, timesteps)
         self.settings = dict(features=features, context_size=context_size, height=height, channels=channels, timesteps=timesteps)
-        self.settings |= {name: True for name, chosen in zip(OPTIONS, (rich_time, early_context, bridged, velocity, group_norm)) if chosen}
-        f, numbers, block = features, WAVES if rich_time else 1, partial(ConvBlock, bridged=bridged, group_norm=group_norm)
+        self.settings |= {name: True for name, chosen in zip(OPTIONS, (rich_time, velocity, group_norm)) if chosen}
+        f, numbers, block = features, WAVES if rich_time else 1, partial(ConvBlock, group_norm=group_norm)
         # signal_scale and noise_scale at t = 0..T; they belong to the schedule, not to the weights
         self.register_buffer("scales", torch.full((2, timesteps + 1), torch.nan) if velocity else None, persistent=False)
         self.init_conv = block(channels, f, residual=True)
@@ -82,7 +80,6 @@ class ContextUnet(nn.Module):
         self.to_vector = nn.Sequential(nn.AvgPool2d(height // 4), nn.GELU())
         self.time_embed1, self.time_embed2 = Embedding(numbers, 2 * f), Embedding(numbers, f)
         self.time_down1, self.time_down2 = (Embedding(numbers, f), Embedding(numbers, f)) if rich_time else (None, None)
-        self.context_down1, self.context_down2 = (Embedding(context_size, f), Embedding(context_size, f)) if early_context else (None, None)
         self.context_embed1, self.context_embed2 = Embedding(context_size, 2 * f), Embedding(context_size, f)
         self.up0 = nn.Sequential(nn.ConvTranspose2d(2 * f, 2 * f, height // 4, height // 4), nn.GroupNorm(8, 2 * f), nn.ReLU())
         self.up1 = nn.Sequential(nn.ConvTranspose2d(4 * f, f, 2, 2), block(f, f), block(f, f))
@@ -99,8 +96,8 @@ class ContextUnet(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         time, context = self.check_inputs(x_t, t, context)
         skip0 = self.init_conv(x_t)
-        skip1 = self.down1(told(skip0, (self.time_down1, time), (self.context_down1, context)))
-        skip2 = self.down2(told(skip1, (self.time_down2, time), (self.context_down2, context)))
+        skip1 = self.down1(skip0 if self.time_down1 is None else skip0 + self.time_down1(time))
+        skip2 = self.down2(skip1 if self.time_down2 is None else skip1 + self.time_down2(time))
         up = self.up0(self.to_vector(skip2))
         # context multiplies, time adds: the same features, with another emphasis
         up = self.context_embed1(context) * up + self.time_embed1(time)
@@ -144,11 +141,6 @@ class ContextUnet(nn.Module):
             )
         time = waves(t.expand(batch)) if "rich_time" in s else (t / s["timesteps"]).expand(batch)[:, None]
         return time.to(x_t.dtype), context.to(x_t.dtype)
-
-
-def told(x: Tensor, *facts: tuple[Embedding | None, Tensor]) -> Tensor:
-    """Features x with what each embedding makes of its numbers added, where there is one."""
-    return sum((embed(numbers) for embed, numbers in facts if embed is not None), start=x)
 
 
 def check_sizes(features: int, context_size: int, height: int, channels: int, timesteps: int) -> None:

@@ -19,6 +19,7 @@ LINES = {"one": ([1, 2, 3], [0.1, 0.4, 0.2]), "two": ([1, 2, 3], [0.3, 0.2, 0.1]
 BLOCKS = {"init": (8, 16), "down1": (8, 8), "up1": (16, 8), "out": (8, 16)}
 CHARTS = {
     "lines": lambda: figures.show_lines(LINES, "t", "loss", "a title", log_y=True, marks={"here": 2}, levels={"floor": 0.15}),
+    "log lines": lambda: figures.show_lines(LINES, "t", "loss", "a title", log_x=True, spreads={"two": [0.01, 0.02, 0.1]}),
     "bars": lambda: figures.show_bars({"a": [1, 2], "b": [3, 4]}, ["x", "y"], "count", "a title"),
     "histograms": lambda: figures.show_histograms({"x_T": torch.linspace(-3, 3, 100)}, "value", "a title"),
     "blocks": lambda: figures.show_blocks(BLOCKS, [("init", "out"), ("down1", "up1")], "a title"),
@@ -107,6 +108,37 @@ def test_a_chart_is_a_png_of_fixed_size_that_leaves_nothing_behind(chart):
     assert pixels(figure).shape == (300, 700, 3) and figure.data == chart().data
     assert plt.get_fignums() == [] and dict(plt.rcParams) == settings
     assert torch.equal(torch.get_rng_state(), before) and random.getstate() == python
+
+
+def test_a_spread_is_drawn_around_its_own_line_only():
+    plain, spread, other = (figures.show_lines(LINES, "t", "loss", spreads=spreads) for spreads in (None, {"two": [0.1] * 3}, {"three": [0.1] * 3}))
+
+    def orange(figure):
+        return (np.abs(pixels(figure).astype(int) - [0xE8, 0x78, 0x28]).max(2) < 8).sum()
+
+    assert orange(spread) > orange(plain) + 50 and plain.data == other.data
+
+
+def test_a_ranking_has_a_bar_for_each_value_and_grows_with_them():
+    few, many = (figures.show_ranking({f"arm {i}": 10.0 + i for i in range(count)}, "FD", ("course", 12.0)) for count in (3, 12))
+    assert pixels(many).shape[0] > 2 * pixels(few).shape[0] * 0.9 and pixels(few).shape[1] == pixels(many).shape[1] == 700
+    long, short = (figures.show_ranking({"a": value, "b": 10.0}, "FD") for value in (10.0, 2.0))
+    blue = [(np.abs(pixels(figure).astype(int) - [0x3C, 0x68, 0xD0]).max(2) < 8)[: pixels(figure).shape[0] // 3].sum() for figure in (long, short)]
+    assert blue[0] > 3 * blue[1]  # the first stands on top
+
+
+def test_a_table_is_dark_where_a_row_has_its_counts():
+    figure = pixels(figures.show_table([[90, 10], [0, 5]], ["a", "b"], "asked for", "taken for")).astype(int)
+    height, width = figure.shape[:2]
+    corners = [figure[height * y // 4, width * x // 4].sum() for y, x in ((1, 2), (1, 3), (2, 2), (2, 3))]
+    assert corners[0] < corners[1] and corners[3] < corners[2]
+
+
+def test_sheets_side_by_side_keep_their_pixels_and_their_order():
+    black, white = torch.full((4, 3, 4, 4), -1.0), torch.full((4, 3, 4, 4), 1.0)
+    figure = pixels(figures.side_by_side({"made": black, "real": white}, columns=2, zoom=3))
+    left, right = figure[:, : figure.shape[1] // 2], figure[:, figure.shape[1] // 2 :]
+    assert (left == 0).all(2).sum() >= 4 * 144 and (right[-31:] == 0).all(2).sum() == 0 and figures.side_by_side({"made": black, "real": white}).alt == "made, beside real"
 
 
 def test_a_chart_shows_its_values():

@@ -23,13 +23,13 @@ LEVELS = [
     {"lab"},
     {"runs", "sampling"},  # the working parts of two commands
     {"evaluation"},
-    {"ablation"},
+    {"ablation", "bench"},
     {"commands"},
     {"__main__"},
 ]
 WITHIN_LEVEL = {("predictors", "schedule")}  # the one exception: a predictor is converted with a schedule's scales
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-EDGE = {"recipes", "lab", "runs", "sampling", "evaluation", "ablation", "commands", "__main__"}  # who may import figures and training
+EDGE = {"recipes", "lab", "runs", "sampling", "evaluation", "ablation", "bench", "commands", "__main__"}  # who may import figures and training
 IDEAS = {"schedule", "unet", "predictors", "samplers", "training"}  # to be read in half an hour
 NO_NAMES = {"utils", "util", "helpers", "misc", "common", "tools"}
 

@@ -172,7 +172,7 @@ def test_the_course_network_has_nothing_of_the_rich_one():
     assert "rich_time" not in network().settings and not any("time_down" in name for name in network().state_dict())
 
 
-OPTIONS = [dict(rich_time=True), dict(early_context=True), dict(bridged=True), dict(velocity=True), dict(group_norm=True), dict.fromkeys(OPTION_NAMES, True)]
+OPTIONS = [dict(rich_time=True), dict(velocity=True), dict(group_norm=True), dict.fromkeys(OPTION_NAMES, True)]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "+".join(options))
@@ -184,25 +184,6 @@ def test_a_network_with_options_comes_back_from_its_file(tmp_path, options):
     with torch.no_grad():
         assert found.settings == model.settings and torch.equal(found(x_t, t, context), model(x_t, t, context))
         assert model(x_t, t, context).isfinite().all()
-
-
-def test_an_early_context_reaches_the_encoder_and_costs_what_it_says():
-    assert count(early_context=True) == count() + 9_088
-    model, (x_t, t, context) = network(early_context=True), inputs()
-    skips = []
-    model.down1.register_forward_hook(lambda module, read, out: skips.append(out))
-    with torch.no_grad():
-        model(x_t, t, context), model(x_t, t, -context)
-    assert (skips[0] - skips[1]).abs().max() > 1e-3
-
-
-def test_bridged_blocks_add_their_input_and_cost_nothing():
-    assert count(bridged=True) == count()
-    block, x = network(bridged=True).down1[0], normal(2, 8, 16, 16, dtype=torch.float32)
-    with torch.no_grad():
-        close(block(x), (x + block.conv2(block.conv1(x))) / 1.414, 1e-6)
-        wider = network(bridged=True).down2[0]
-        close(wider(x), wider.conv2(wider.conv1(x)), 1e-6)
 
 
 def test_group_norm_replaces_every_batch_norm():

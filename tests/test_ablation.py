@@ -1,0 +1,90 @@
+"""The ablation: every arm gets its lever and its share of the time; results survive a stop."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small import sprite_arrays
+
+from sprites_lab import LabError, ablation, evaluation, lab
+from sprites_lab.data import SpriteSet, to_bytes
+from sprites_lab.predictors import clamped, conditioned
+from sprites_lab.recipes import LEVERS, Recipe, improved_recipe, recipe_called
+from sprites_lab.samplers import ddim, final
+
+
+@pytest.fixture
+def sprites():
+    arrays = sprite_arrays(60)
+    return SpriteSet(*(arrays[name] for name in ("sprites", "labels", "kinds", "held_out")), tuple(arrays["kind_names"])).train
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Walks of two steps, no bfloat16, a measure that only looks at what it is given, fixed costs; returns what was measured."""
+    seen = []
+    monkeypatch.setattr(ablation, "STEPS", 2)
+    monkeypatch.setattr(lab, "fast_dtype", lambda device: None)
+    monkeypatch.setattr(evaluation, "measure", lambda made, ref: seen.append(made) or {"fd_train": float(len(made[0]))})
+    monkeypatch.setattr(ablation, "seconds_per_sprite", lambda recipes, *rest: {name: 2.0 if name == "group-norm" else 1.0 for name in recipes})
+    return seen
+
+
+def test_an_arm_trains_its_recipe_for_its_share_of_the_time(tmp_path, sprites, quick):
+    arms = list(ablation.ablate(tmp_path, None, sprites, ["course", "group-norm"], features=8, epochs=2, count=10))
+    assert [arm["epochs"] for arm in arms] == [2, 1] and [arm["updates"] for arm in arms] == [2, 1]  # 45 sprites, batches of 100
+    assert [set(arm) & set(ablation.WEIGHTS) for arm in arms] == [{"last", "average", "clamped"}, {"last"}]
+    assert arms[1]["cost"] == 2 and arms[0]["last"]["ddim"] == {"fd_train": 10.0}
+
+
+def test_what_is_in_the_folder_is_not_done_again(tmp_path, sprites, quick):
+    first = list(ablation.ablate(tmp_path, None, sprites, ["course"], features=8, epochs=1, count=5))
+    measured = len(quick)
+    again = list(ablation.ablate(tmp_path, None, sprites, ["course"], features=8, epochs=1, count=5))
+    assert again == first == [json.loads((tmp_path / "course-0.json").read_text())] and len(quick) == measured
+    list(ablation.ablate(tmp_path, None, sprites, ["course"], features=8, epochs=1, count=5, seed=1))
+    assert len(quick) == 2 * measured  # another seed is another result
+
+
+def test_an_unknown_arm_is_refused(tmp_path, sprites):
+    with pytest.raises(LabError, match="no arm speed; there are: course, rich-time"):
+        next(ablation.ablate(tmp_path, None, sprites, ["course", "speed"]))
+
+
+def test_all_arms_are_sampled_from_the_same_noise_class_by_class(monkeypatch):
+    monkeypatch.setattr(ablation, "STEPS", 3)
+    recipe = recipe_called("course")
+    schedule = recipe.schedule(500)
+    with torch.random.fork_rng(devices=[]):
+        model = recipe.network(schedule, 8).eval()
+    sprites, labels = ablation.draw(model, schedule, 10, 0.0, True, torch.device("cpu"), None)
+    assert np.bincount(labels).tolist() == [2] * 5
+    x_T = lab.starting_noise(2, 1)
+    by_hand = to_bytes(final(ddim(clamped(conditioned(model, torch.eye(5)[3]), schedule), schedule, x_T, 3)))
+    found = sprites[labels == 3]
+    assert all(min(np.abs(a.astype(int) - b).max() for b in found) <= 1 for a in by_hand)
+
+
+def test_every_lever_changes_one_thing_and_the_improved_recipe_is_made_of_levers():
+    course = Recipe()
+    for name in LEVERS:
+        changed = [field for field in Recipe._fields if getattr(recipe_called(f"course+{name}"), field) != getattr(course, field)]
+        assert changed == (["velocity", "loss"] if name == "velocity" else changed[:1]), name
+    combined = recipe_called("course+velocity+stratified-t+muon+small-batches+larger-rate")
+    assert combined == improved_recipe()
+    with pytest.raises(LabError, match="no lever 'luck'; there are: rich-time"):
+        recipe_called("course+luck")
+
+
+def test_costs_are_per_sprite_and_of_every_recipe():
+    recipes = {name: recipe_called(name) for name in ("course", "course+small-batches", "improved")}
+    found = ablation.seconds_per_sprite(recipes, 8, torch.device("cpu"), None)
+    assert found.keys() == recipes.keys() and all(0 < seconds < 1 for seconds in found.values())
+
+
+def test_a_line_shows_the_numbers_of_its_arm():
+    walk = {"fd_train": 12.34, "class_acc": 0.5, "recall": 0.25, "coverage": 0.125}
+    arm = {"arm": "muon", "epochs": 4, "updates": 720, "seconds": 99.6, "last": {"ddim": walk, "noisy ddim": walk | {"fd_train": 11.0}}}
+    assert ablation.line(arm) == "| muon | 4 | 720 | 100 | 12.3 | 0.500 | 11.0 | 0.500 | 0.250 | 0.125 |"
+    assert ablation.HEADER.split("\n")[0].count("|") == ablation.line(arm).count("|")
