@@ -109,6 +109,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--steps", type=int, metavar="N", help="steps of the walk, 1 to 500 (ddim: 20, ddpm: always 500)")
     sub.add_argument("--scale", type=float, default=1.0, help="guidance: 1 plain, above 1 pushed towards the context")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    sub.add_argument("--alone", action="store_true", help="beside new sprites only, without the other yardsticks: faster")
     sub.add_argument("--sheet", type=Path, metavar="FILE.png", help="also write a sheet of the first 100 sprites made, as they came, beside 100 real ones")
     sub.add_argument("--json", type=Path, metavar="FILE.json", help="also write the numbers, and the table beside it (FILE.md)")
 

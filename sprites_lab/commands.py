@@ -70,7 +70,7 @@ def evaluate(options: argparse.Namespace) -> None:
         check_file(options.sheet, (".png",), "--sheet")
     device = lab.pick_device(options.device)
     task = evaluation.open_task(options.weights, options.count, options.seeds, options.sampler, options.steps, options.scale, device)
-    found = evaluation.evaluate(task, evaluation.reference(options.classifier, options.sprites, device), draw_fresh, look if options.sheet else None)
+    found = evaluation.evaluate(task, evaluation.reference(options.classifier, options.sprites, device), draw_fresh, look if options.sheet else None, options.alone)
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
         checkpoints.write_bytes(options.json.with_suffix(".md"), evaluation.table(found).encode())

@@ -72,14 +72,14 @@ def load_sprites(path: str | Path = SPRITES) -> SpriteSet:
     except OSError as error:
         raise LabError(f"{path} is no possible path: {error.strerror}") from error
     if not there:
-        raise LabError(f"there is no sprite file {path}; `python -m sprites_lab draw --out {path}` draws the bundled set")
+        raise LabError(f"there is no sprite file {path}; the bundled set is {SPRITES.parent.name}/{SPRITES.name}, and `python -m sprites_lab draw --out FILE.npz` draws it again")
     if not 0 < path.stat().st_size <= MAX_BYTES:
         raise LabError(f"{path} has {path.stat().st_size} bytes; a sprite file has more than 0 and at most 1 GiB")
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS if name in file.files}
     except Exception as error:
-        raise LabError(f"{path} is no readable sprite file, or is damaged; `python -m sprites_lab draw --out {path}` draws a new one") from error
+        raise LabError(f"{path} is no readable sprite file, or is damaged; `python -m sprites_lab draw --out FILE.npz` draws the bundled set again") from error
     if missing := [name for name in ARRAYS if name not in arrays]:
         raise LabError(f"{path} holds no array {', '.join(missing)}; a sprite file to train on has {', '.join(ARRAYS)}")
     check_arrays(path, arrays)

@@ -167,11 +167,12 @@ def make(task: Task, seed: int) -> tuple[Made, np.ndarray]:
 
 def evaluate(
     task: Task, ref: Reference, draw_fresh: Callable[[int, int], SpriteSet], look: Callable[[np.ndarray, np.ndarray], None] | None = None,
+    alone: bool = False,
 ) -> dict[str, Any]:
     """Measure a network with each seed, beside yardsticks of the same count; numbers, texts and lists alone (JSON).
 
     draw_fresh(count, seed) draws real sprites, nearly all of which are not in the file. `look` is shown the first seed's
-    sprites, as they come, and as many real ones.
+    sprites, as they come, and as many real ones. `alone` leaves out the yardsticks but new sprites.
     """
     check_fit(task, ref)
     title = f"{task.name}, {task.sampler} {task.num_steps}"
@@ -183,7 +184,8 @@ def evaluate(
         fresh = unseen(draw_fresh(count * 21 // 20, FRESH + seed), ref, count)
         if look and not seed:
             look(made[0], fresh.sprites[shuffled(count, 0, 10)])
-        for name, sprites in {title: made, **yardsticks(fresh, ref, seed)}.items():
+        beside = {"new sprites": (fresh.sprites, fresh.labels)} if alone else yardsticks(fresh, ref, seed)
+        for name, sprites in {title: made, **beside}.items():
             rows.setdefault(name, []).append(measure(sprites, ref, seed))
         confusion += confused(ref.judge, *made)
         free.append(np.bincount(taken_for(ref.judge, unasked), minlength=len(confusion)) / len(unasked))

@@ -247,6 +247,11 @@ def test_every_kind_is_drawn_and_classes_are_even(small_set):
         assert every[kind].class_name == kinds.CLASSES[label]
 
 
+def test_more_sprites_than_memory_holds_are_refused_at_once():
+    with pytest.raises(LabError, match="at most 1,000,000"):
+        artist.draw_set(1_000_001)
+
+
 def test_shares_add_up_for_any_count():
     every = kinds.all_kinds()
     for count in (len(every), 1000, 20_000, 20_003):

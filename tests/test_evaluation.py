@@ -220,6 +220,16 @@ def test_the_command_prints_the_table_and_writes_the_numbers(files, tmp_path, ca
     assert found["sprites_sha256"] == sha256(files / "s.npz") and found["network_sha256"] == sha256(files / "w.safetensors")
 
 
+def test_a_network_can_be_measured_without_the_yardsticks(files, ref, found):
+    seen = []
+    alone = evaluation.evaluate(evaluation.open_task(files / "w.safetensors", COUNT, 1, "ddim", 3), ref, fresh, lambda *sets: seen.append(sets), alone=True)
+    title = alone["network"]
+    assert list(alone["rows"]) == [title, "new sprites"]
+    assert all(alone["rows"][name][0] == found["rows"][name][0] for name in alone["rows"])  # the same seed gives the same numbers
+    (made, real), = seen
+    assert len(made) == len(real) == COUNT and not {sprite.tobytes() for sprite in made} & {sprite.tobytes() for sprite in real}
+
+
 def test_the_command_trains_a_classifier_that_evaluate_takes(files, tmp_path, capsys):
     out = tmp_path / "mine.safetensors"
     assert main(["train-classifier", "--out", str(out), "--sprites", str(files / "s.npz"), "--epochs", "2", "--seed", "5"]) == 0

@@ -14,6 +14,7 @@ from sprites_lab.drawing.stream import Stream, hash64
 from sprites_lab.errors import LabError
 
 COUNT, SEED = 20_000, 1
+MOST = 1_000_000
 LEAST = 2_000  # a set of so many has several sprites of every kind
 HELD_OUT_SHARE = 10  # one form in ten
 APART = 2.0  # least mean absolute difference of the bytes between a held-out sprite and a training sprite of its kind
@@ -53,6 +54,8 @@ def draw_set(count: int = COUNT, seed: int = SEED) -> dict[str, np.ndarray]:
     kinds = all_kinds()
     if count < len(kinds):
         raise LabError(f"count is {count}, but there are {len(kinds)} kinds and each is drawn at least once")
+    if count > MOST:
+        raise LabError(f"count is {count:,}, but at most {MOST:,} are drawn at once: that takes ten minutes and keeps them all in memory")
     rows: list[tuple[int, Sprite, bool]] = []
     split_of: dict[bytes, bool] = {}
     for number, kind in enumerate(kinds):
