@@ -14,11 +14,13 @@ from sprites_lab.errors import LabError
 from sprites_lab.predictors import clamped, conditioned, guided
 from sprites_lab.samplers import Step, ddim, ddpm, final
 from sprites_lab.schedule import NoiseSchedule, cosine_schedule, linear_schedule
+from sprites_lab.solvers import dpm_solver, ipndm, unipc
+from sprites_lab.start import FittedStart
 from sprites_lab.training import Progress, TrainingState, noise_loss, train
 from sprites_lab.unet import ContextUnet
 
 __version__ = "0.1.0"
 __all__ = [
-    "ContextUnet", "LabError", "NoiseSchedule", "Progress", "Step", "TrainingState", "clamped", "conditioned",
-    "cosine_schedule", "ddim", "ddpm", "final", "guided", "linear_schedule", "noise_loss", "train",
+    "ContextUnet", "FittedStart", "LabError", "NoiseSchedule", "Progress", "Step", "TrainingState", "clamped", "conditioned",
+    "cosine_schedule", "ddim", "ddpm", "dpm_solver", "final", "guided", "ipndm", "linear_schedule", "noise_loss", "train", "unipc",
 ]

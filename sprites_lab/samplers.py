@@ -10,6 +10,7 @@ from torch import Tensor
 from sprites_lab.errors import LabError
 from sprites_lab.predictors import Predictor
 from sprites_lab.schedule import NoiseSchedule, at
+from sprites_lab.spacing import Spacing, trailing
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -48,17 +49,16 @@ def ddpm_mean(schedule: NoiseSchedule, x_t: Tensor, t: int, noise: Tensor) -> Te
 
 def ddim(
     predict_noise: Predictor, schedule: NoiseSchedule, x_T: Tensor, num_steps: int = 20, eta: float = 0.0,
-    generator: Generators = None,
+    generator: Generators = None, spacing: Spacing = trailing,
 ) -> Iterator[Step]:
     """Denoise in num_steps <= T steps by guessing x0 and noising it again, less (Song et al. 2020, equation 12).
 
     x_T (B, C, H, W) standard normal. eta 0: no fresh noise, the same x_T gives the same picture; eta 1 with T steps:
-    DDPM with its posterior variance. `generator` as in `ddpm`, used only where eta > 0.
+    DDPM with its posterior variance. `generator` as in `ddpm`, used only where eta > 0. `spacing` picks the timesteps.
     """
-    if not 0 <= eta <= 1:
-        raise LabError(f"eta is {eta}, but must lie between 0 (no fresh noise) and 1 (as noisy as DDPM)")
+    check_eta(eta)
     generator, x_t = generator or new_generator(), x_T
-    for t, t_next in pairwise(schedule.spaced(num_steps)):
+    for t, t_next in pairwise(spacing(schedule, num_steps)):
         noise = ask(predict_noise, x_t, t)
         x0 = schedule.guess_x0(x_t, t, noise)
         x_t = ddim_step(schedule, t, t_next, x0, noise, eta, generator)
@@ -74,6 +74,12 @@ def ddim_step(
     kept = (1 - then - fresh**2).clamp(min=0).sqrt()
     x_t = at(schedule.signal_scale, t_next, x0) * x0 + kept.to(x0) * noise
     return x_t + fresh.to(x0) * fresh_noise(x0, generator) if fresh > 0 else x_t
+
+
+def check_eta(eta: float) -> None:
+    """LabError for a share of fresh noise that cannot be meant."""
+    if not 0 <= eta <= 1:
+        raise LabError(f"eta is {eta}, but must lie between 0 (no fresh noise) and 1 (as noisy as DDPM)")
 
 
 def ask(predict_noise: Predictor, x_t: Tensor, t: int) -> Tensor:

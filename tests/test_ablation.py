@@ -32,9 +32,9 @@ def quick(monkeypatch):
 
 
 def test_an_arm_trains_its_recipe_for_its_share_of_the_time(tmp_path, sprites, quick):
-    arms = list(ablation.ablate(tmp_path, None, sprites, ["course", "group-norm"], features=8, epochs=2, count=10))
-    assert [arm["epochs"] for arm in arms] == [2, 1] and [arm["updates"] for arm in arms] == [2, 1]  # 45 sprites, batches of 100
-    assert [set(arm) & set(ablation.WEIGHTS) for arm in arms] == [{"last", "average", "clamped"}, {"last"}]
+    arms = list(ablation.ablate(tmp_path, None, sprites, ["course", "group-norm", "cosine-schedule"], features=8, epochs=2, count=10))
+    assert [arm["epochs"] for arm in arms] == [2, 1, 2] and [arm["updates"] for arm in arms] == [2, 1, 2]  # 45 sprites, batches of 100
+    assert [set(arm) & set(ablation.WEIGHTS) for arm in arms] == [{"last", "average", "clamped"}, {"last"}, {"last", "clamped"}]
     assert arms[1]["cost"] == 2 and arms[0]["last"]["ddim"] == {"fd_train": 10.0}
 
 

@@ -1,14 +1,16 @@
 """Bugs that were made, or could be, planted one at a time: each named check must see its bug. Every fixed bug adds a row."""
 
+import inspect
 from functools import cache
 
 import checks
 import numpy as np
 import oracle
 import pytest
+import solver_oracle
 import torch
 
-from sprites_lab import checkpoints, data, figures, lab, predictors, samplers, schedule, training
+from sprites_lab import checkpoints, data, figures, lab, predictors, samplers, schedule, solvers, spacing, training
 from sprites_lab.samplers import Step
 from sprites_lab.schedule import NoiseSchedule, at
 
@@ -231,6 +233,59 @@ bug("grid one step short", *GRID)(lambda self, n: [self.timesteps * i // max(n -
 bug("grid that starts below T", *GRID, oracle.check_ddim_gain)(lambda self, n: [(self.timesteps - 1) * i // n for i in range(n, -1, -1)])
 bug("grid that ignores n", *GRID)(lambda self, n: list(range(self.timesteps, -1, -max(self.timesteps // 20, 1))))
 bug("grid of uneven steps", *GRID)(lambda self, n: [self.timesteps, *range(n - 1, -1, -1)])
+
+# --- solvers that remember --------------------------------------------------------------------------------------------
+
+
+def changed(function, **slips):
+    """The function of sprites_lab.solvers with pieces of its source replaced, each of which must be there once."""
+    source = inspect.getsource(function)
+    for before, after in slips.values():
+        assert source.count(before) == 1, before
+        source = source.replace(before, after)
+    names = dict(vars(solvers))
+    exec(source, names)
+    return names[function.__name__]
+
+
+bug("2M with the ratio of its steps upside down", solvers, "dpm_solver", solver_oracle.check_dpm_solver_steps)(
+    changed(solvers.dpm_solver, ratio=("stride / (2 * last_stride)", "last_stride / (2 * stride)"))
+)
+bug("2M that carries its guess to the end of the step", solvers, "dpm_solver", solver_oracle.check_dpm_solver_steps, solver_oracle.check_solver_orders)(
+    changed(solvers.dpm_solver, half=("(2 * last_stride)", "last_stride"))
+)
+bug("2M that forgets its last guess", solvers, "dpm_solver", solver_oracle.check_dpm_solver_steps, solver_oracle.check_solver_orders)(
+    changed(solvers.dpm_solver, memory=("before, last_stride = x0, stride", "last_stride = stride"))
+)
+bug("2M that extrapolates its jump to 0", solvers, "dpm_solver", solver_oracle.check_solvers_land_on_one_picture)(
+    changed(solvers.dpm_solver, end=("before is not None and t_next > 0", "before is not None"))
+)
+bug("iPNDM with the oldest noise first", solvers, "ipndm", solver_oracle.check_solver_orders)(
+    changed(solvers.ipndm, order=("zip(weights, said)", "zip(weights, said[::-1])"))
+)
+bug("iPNDM that jumps to 0 along its history", solvers, "ipndm", solver_oracle.check_solver_calls, solver_oracle.check_solvers_land_in_the_set)(
+    changed(solvers.ipndm, end=("len(said) if t_next > 0 else 1", "len(said)"))
+)
+bug("UniPC that corrects the picture before the jump to 0", solvers, "unipc", solver_oracle.check_unipc_end)(
+    changed(solvers.unipc, kept=("x0 = schedule", "old = x_t; x0 = schedule"),
+            end=("t_next > 0 else x0", "t_next > 0 else schedule.guess_x0(x_t, t, schedule.guess_noise(old, t, x0))"))
+)
+bug("UniPC without its corrector", solvers, "unipc", solver_oracle.check_solver_orders)(
+    changed(solvers.unipc, corrector=("if last_step is not None", "if False"))
+)
+bug("UniPC with a wrong factorial", solvers, "unipc_weights", solver_oracle.check_solver_orders)(
+    changed(solvers.unipc_weights, factorial=("factorial *= i + 1", "factorial *= i"))
+)
+bug("a solver that keeps its pictures in bfloat16", solvers, "ddim_step", solver_oracle.check_dpm_solver_steps, solver_oracle.check_solver_orders)(
+    lambda *given: samplers.ddim_step(*given).bfloat16().to(given[3])
+)
+bug("a spacing that never reaches 0", spacing, "snapped", solver_oracle.check_spacings, solver_oracle.check_solver_calls)(
+    lambda s, n, wanted: [round(t) for t in wanted.tolist()] + [1]
+)
+bug("a spacing that comes twice to a timestep", spacing, "snapped", solver_oracle.check_spacings)(
+    lambda s, n, wanted: [*(max(1, round(t)) for t in wanted.tolist()), 0]
+)
+
 
 # --- predictors and observer ------------------------------------------------------------------------------------------
 

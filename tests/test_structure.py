@@ -16,8 +16,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "sprites_lab"
 LEVELS = [
     {"errors", "chance"},
     {"schedule", "muon", "unet", "predictors", "data", "neighbours", "figures"},
+    {"spacing", "start"},
     {"samplers", "training", "checkpoints", "observer", "likelihood", "metrics", "runtime", "distillation", "own_sprites", "original_lab"},
-    {"classifier"},
+    {"classifier", "solvers"},
     {"extractors"},
     {"recipes"},
     {"lab"},
