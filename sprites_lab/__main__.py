@@ -90,12 +90,20 @@ def add_sample(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--weights", type=Path, metavar="FILE", help="trained network; the shipped one if left out")
     sub.add_argument("--context", default="none", metavar="C", help="what to draw: hero=1,food=0.6 (hero, non-hero, food, spell, side-facing), or none")
     sub.add_argument("--count", type=int, default=64, metavar="N", help="how many sprites")
-    sub.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddim", help="ddpm walks all 500 steps, ddim as few as you like")
-    sub.add_argument("--steps", type=int, metavar="N", help="steps of the walk, 1 to 500 (ddim: 20, ddpm: always 500)")
-    sub.add_argument("--eta", type=float, default=0.0, help="fresh noise in ddim: 0 none, 1 as much as ddpm")
-    sub.add_argument("--scale", type=float, default=1.0, help="guidance: 1 plain, above 1 pushed towards the context")
+    add_walk(sub, "ddim")
+    sub.add_argument("--sprites", type=Path, metavar="FILE", help="what the network was trained on, for --start fitted; the bundled set if left out")
     sub.add_argument("--seed", type=int, default=0, help="sprite i follows from seed and i alone")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def add_walk(sub: argparse.ArgumentParser, sampler: str) -> None:
+    """How sprites are walked to; what there is to choose is checked in walks.py, which takes long to load."""
+    sub.add_argument("--sampler", default=sampler, metavar="NAME", help="ddpm walks all 500 steps; ddim, dpm-solver, ipndm and unipc as few as you like")
+    sub.add_argument("--steps", type=int, metavar="N", help="steps of the walk, 1 to 500 (ddpm: always 500, ddim: 20, others: 10)")
+    sub.add_argument("--eta", type=float, default=0.0, help="fresh noise in ddim and dpm-solver: 0 none, 1 as much as ddpm")
+    sub.add_argument("--spacing", default="trailing", metavar="NAME", help="which timesteps are visited: trailing, quadratic, log-snr or karras")
+    sub.add_argument("--start", default="noise", metavar="NAME", help="noise: N(0, 1); fitted: with the mean and covariance of noised training sprites")
+    sub.add_argument("--scale", type=float, default=1.0, help="guidance: 1 plain, above 1 pushed towards the context")
 
 
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
@@ -105,9 +113,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sprites", type=Path, metavar="FILE", help="sprite file (.npz) with held-out sprites; the bundled set if left out")
     sub.add_argument("--count", type=int, default=10_000, metavar="N", help="how many sprites, a fifth of each class; distances of unequal counts cannot be compared")
     sub.add_argument("--seeds", type=int, default=3, metavar="N", help="how many times all is measured, from other noise")
-    sub.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddpm", help="ddpm walks all 500 steps, ddim as few as you like")
-    sub.add_argument("--steps", type=int, metavar="N", help="steps of the walk, 1 to 500 (ddim: 20, ddpm: always 500)")
-    sub.add_argument("--scale", type=float, default=1.0, help="guidance: 1 plain, above 1 pushed towards the context")
+    add_walk(sub, "ddpm")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     sub.add_argument("--alone", action="store_true", help="beside new sprites only, without the other yardsticks: faster")
     sub.add_argument("--sheet", type=Path, metavar="FILE.png", help="also write a sheet of the first 100 sprites made, as they came, beside 100 real ones")

@@ -4,8 +4,12 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sprites_lab.errors import LabError
+
+if TYPE_CHECKING:
+    from sprites_lab.walks import Walk
 
 
 def train(options: argparse.Namespace) -> None:
@@ -39,11 +43,15 @@ def sample(options: argparse.Namespace) -> None:
 
     check_file(options.out, (".png", ".gif", ".npz"))
     began = time.monotonic()
-    sampling.sample_to_file(
-        options.out, options.weights, options.context, options.count, options.sampler, options.steps, options.eta, options.scale,
-        options.seed, options.device,
-    )
+    sampling.sample_to_file(options.out, options.weights, options.context, options.count, walk_of(options), options.seed, options.device, options.sprites)
     print(f"{options.count} sprites in {time.monotonic() - began:.1f} s: {options.out}")
+
+
+def walk_of(options: argparse.Namespace) -> "Walk":
+    """The walk that the options ask for."""
+    from sprites_lab.walks import Walk
+
+    return Walk(options.sampler, options.steps, options.eta, options.scale, options.spacing, options.start)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -69,7 +77,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.sheet:
         check_file(options.sheet, (".png",), "--sheet")
     device = lab.pick_device(options.device)
-    task = evaluation.open_task(options.weights, options.count, options.seeds, options.sampler, options.steps, options.scale, device)
+    task = evaluation.open_task(options.weights, options.count, options.seeds, walk_of(options), device, options.sprites)
     found = evaluation.evaluate(task, evaluation.reference(options.classifier, options.sprites, device), draw_fresh, look if options.sheet else None, options.alone)
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())

@@ -16,6 +16,8 @@ from sprites_lab.errors import LabError
 from sprites_lab.extractors import Extractor, extractors
 from sprites_lab.neighbours import nearest
 from sprites_lab.samplers import final
+from sprites_lab.start import FittedStart
+from sprites_lab.walks import Walk, check_names, fitted_start
 
 NEAR, COPIES = 2000, 1000  # sprites that the measures of neighbourhoods and of copies look at: they take the square of it
 FRESH = 1_000_003  # new sprites are drawn with this seed and the next ones, which nobody draws a training set with
@@ -132,24 +134,27 @@ class Task(NamedTuple):
     sha256: str
     count: int
     seeds: int
-    sampler: str
-    num_steps: int
-    scale: float
+    walk: Walk
+    start: FittedStart | None
 
 
 def open_task(
-    weights: Path | None = None, count: int = 10_000, seeds: int = 3, sampler: str = "ddpm", steps: int | None = None, scale: float = 1.0,
-    device: torch.device | str = "cpu",
+    weights: Path | None = None, count: int = 10_000, seeds: int = 3, walk: Walk = Walk("ddpm"), device: torch.device | str = "cpu", sprites: Path | None = None,
 ) -> Task:
-    """The shipped network or that of a file, or a LabError for what cannot be meant, before any work."""
-    sampling.check_numbers(count, sampler, 0.0, scale, 0)
+    """The shipped network or that of a file, or a LabError for what cannot be meant, before any work.
+
+    `sprites`: what the network was trained on, for a fitted start (the bundled set).
+    """
+    sampling.check_numbers(count)
+    check_names(walk)
     if not 1 <= seeds <= 100:
         raise LabError(f"--seeds is {seeds}, but must be from 1 to 100")
     path = Path(weights or lab.FINAL)
     found = lab.load_weights(path, device)
-    num_steps = sampling.steps_of(sampler, steps, found.schedule.timesteps)
+    walk = walk.checked(found.schedule.timesteps)
     sampling.class_names(found)
-    return Task(found, path.name, checkpoints.sha256_of(path), count, seeds, sampler, num_steps, scale)
+    start = fitted_start(found.schedule, found.facts.get("sprites_sha256"), sprites) if walk.start == "fitted" else None
+    return Task(found, path.name, checkpoints.sha256_of(path), count, seeds, walk, start)
 
 
 def make(task: Task, seed: int) -> tuple[Made, np.ndarray]:
@@ -158,7 +163,7 @@ def make(task: Task, seed: int) -> tuple[Made, np.ndarray]:
     each, sprites, labels = -(-task.count // len(names)), [], []
     wanted = {name: context_of({name: 1}, names) for name in names} | {"no context": torch.zeros(len(names))}
     for number, (name, context) in enumerate(wanted.items()):
-        walks = sampling.walks(task.found, context, each, task.sampler, task.num_steps, 0.0, task.scale, seed * len(wanted) + number)
+        walks = sampling.walks(task.found, context, each, task.walk, seed * len(wanted) + number, task.start)
         sprites.append(np.concatenate([to_bytes(finite(final(walk))) for _, walk in lab.progress(walks, -(-each // sampling.BATCH), name)]))
         labels.append(np.full(each, number))
     order = shuffled(each * len(names), seed, 7)
@@ -175,7 +180,7 @@ def evaluate(
     sprites, as they come, and as many real ones. `alone` leaves out the yardsticks but new sprites.
     """
     check_fit(task, ref)
-    title = f"{task.name}, {task.sampler} {task.num_steps}"
+    title = f"{task.name}, {task.walk}"
     rows: dict[str, list[dict[str, float]]] = {}
     confusion, free = np.zeros((len(ref.judge.class_names),) * 2, int), []
     for seed in range(task.seeds):
@@ -191,7 +196,7 @@ def evaluate(
         free.append(np.bincount(taken_for(ref.judge, unasked), minlength=len(confusion)) / len(unasked))
     return {
         "network": title, "network_sha256": task.sha256, **{f"{name}_sha256": sha for name, sha in ref.files.items()},
-        "scale": task.scale, "count": count, "seeds": task.seeds, "classes": list(ref.judge.class_names), "rows": rows,
+        "scale": task.walk.scale, "count": count, "seeds": task.seeds, "classes": list(ref.judge.class_names), "rows": rows,
         "confusion": confusion.tolist(), "held_out_confusion": confused(ref.judge, ref.test.sprites, ref.test.labels).tolist(),
         "unasked": np.mean(free, 0).tolist(),
     }

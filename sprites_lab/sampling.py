@@ -12,68 +12,57 @@ from sprites_lab import checkpoints, figures, lab
 from sprites_lab.data import parse_context, to_bytes, to_pictures
 from sprites_lab.errors import LabError
 from sprites_lab.predictors import Predictor, conditioned, guided
-from sprites_lab.samplers import Step, ddim, ddpm, fresh_noise
+from sprites_lab.samplers import Step, fresh_noise
+from sprites_lab.start import FittedStart
+from sprites_lab.walks import Walk, check_names, fitted_start
 
 BATCH, FRAMES, WALKERS = 64, 24, 64  # pictures per call of the network; pictures in an animated walk and on it
-DDIM_STEPS = 20
 
 
 def sample_to_file(
-    out: Path, weights: Path | None = None, context: str = "none", count: int = 64, sampler: str = "ddim", steps: int | None = None,
-    eta: float = 0.0, scale: float = 1.0, seed: int = 0, device: str = "auto",
+    out: Path, weights: Path | None = None, context: str = "none", count: int = 64, walk: Walk = Walk(), seed: int = 0, device: str = "auto",
+    sprites: Path | None = None,
 ) -> None:
     """Make `count` sprites and write them to `out`: a sheet (.png), the walk from noise (.gif) or arrays (.npz).
 
-    Sprite i follows from (seed, i) alone. LabError before any work for options that cannot be meant.
+    Sprite i follows from (seed, i) alone. `sprites`: what the network was trained on, for a fitted start (the bundled set).
+    LabError before any work for options that cannot be meant.
     """
-    check_numbers(count, sampler, eta, scale, seed)
+    check_numbers(count, seed)
+    check_names(walk)
     place = lab.pick_device(device)
     found = lab.load_weights(weights or lab.FINAL, place)
-    told = parse_context(context, class_names(found))
-    num_steps = steps_of(sampler, steps, found.schedule.timesteps)
+    walk, told = walk.checked(found.schedule.timesteps), parse_context(context, class_names(found))
+    start = fitted_start(found.schedule, found.facts.get("sprites_sha256"), sprites) if walk.start == "fitted" else None
     done, frames = [], []
-    for x_T, walk in walks(found, told, count, sampler, num_steps, eta, scale, seed):
+    for x_T, steps in walks(found, told, count, walk, seed, start):
         first = sum(map(len, done))
         label = f"sprites {first + 1} to {first + len(x_T)} of {count}"
-        kept = list(some_of(lab.progress(walk, num_steps, label), num_steps, FRAMES if out.suffix.lower() == ".gif" else 1))
+        kept = list(some_of(lab.progress(steps, walk.steps, label), walk.steps, FRAMES if out.suffix.lower() == ".gif" else 1))
         done.append(to_bytes(kept[-1].x_t))
         frames = frames or [("noise", x_T.cpu()), *((f"t = {step.t}", step.x_t.cpu()) for step in kept)]
     write(out, np.concatenate(done), frames, told)
 
 
 def walks(
-    found: checkpoints.Checkpoint, context: Tensor, count: int, sampler: str, num_steps: int, eta: float = 0.0, scale: float = 1.0, seed: int = 0,
+    found: checkpoints.Checkpoint, context: Tensor, count: int, walk: Walk, seed: int = 0, start: FittedStart | None = None,
 ) -> Iterator[tuple[Tensor, Iterator[Step]]]:
-    """The starting noise and the walk of one batch after the other, on the device of the network; sprite i follows from (seed, i)."""
+    """x_T and the steps of one batch after the other, on the device of the network; sprite i follows from (seed, i)."""
     place = next(found.model.parameters()).device
-    predict = fast_predictor(found, context, scale, place)
+    predict = fast_predictor(found, context, walk.scale, place)
     for first in range(0, count, BATCH):
         chance = [lab.picture_generator(seed, i) for i in range(first, min(first + BATCH, count))]
-        x_T = fresh_noise(torch.zeros(len(chance), *found.model.picture_shape, device=place), chance)
-        yield x_T, ddpm(predict, found.schedule, x_T, generator=chance) if sampler == "ddpm" else ddim(predict, found.schedule, x_T, num_steps, eta, chance)
+        noise = fresh_noise(torch.zeros(len(chance), *found.model.picture_shape, device=place), chance)
+        x_T = start(noise) if start else noise
+        yield x_T, walk.run(predict, found.schedule, x_T, chance)
 
 
-def check_numbers(count: int, sampler: str, eta: float, scale: float, seed: int) -> None:
-    """LabError for an option of the command that cannot be meant."""
+def check_numbers(count: int, seed: int = 0) -> None:
+    """LabError for a count or a seed that cannot be meant."""
     if not 1 <= count <= 100_000:
         raise LabError(f"--count is {count}, but must be from 1 to 100000")
     if not 0 <= seed < 2**40:
         raise LabError(f"--seed is {seed}, but must be a whole number from 0 to 2^40 - 1")
-    if not 0 <= eta <= 1:
-        raise LabError(f"--eta is {eta}, but must lie between 0 (no fresh noise) and 1 (as noisy as ddpm)")
-    if sampler != "ddim" and eta:
-        raise LabError("--eta belongs to --sampler ddim; ddpm always adds its full noise")
-    if not abs(scale) <= 1000:
-        raise LabError(f"--scale is {scale}, but must lie between -1000 and 1000: 1 is plain, above 1 pushes towards the context")
-
-
-def steps_of(sampler: str, steps: int | None, timesteps: int) -> int:
-    """The number of steps of a walk, or a LabError that says what there is."""
-    if steps is not None and not 1 <= steps <= timesteps:
-        raise LabError(f"--steps is {steps}, but must be from 1 to {timesteps}")
-    if sampler == "ddpm" and steps not in (None, timesteps):
-        raise LabError(f"--sampler ddpm always walks all {timesteps} steps; for {steps} steps use --sampler ddim (--eta 1 adds noise as ddpm does)")
-    return timesteps if sampler == "ddpm" else steps or min(DDIM_STEPS, timesteps)
 
 
 def class_names(found: checkpoints.Checkpoint) -> tuple[str, ...]:

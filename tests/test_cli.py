@@ -140,7 +140,7 @@ def test_a_mistake_ends_with_one_sentence_and_harms_no_file(place, capsys, words
 
 
 @pytest.mark.parametrize("words", [
-    "", "fly", "sample --colour red", "sample --steps many", "sample --sampler magic", "train --precision half", "draw --count x",
+    "", "fly", "sample --colour red", "sample --steps many", "train --precision half", "draw --count x",
 ])  # fmt: skip
 def test_unknown_words_end_with_the_usage_and_exit_code_2(capsys, words):
     with pytest.raises(SystemExit) as caught:

@@ -18,6 +18,7 @@ from sprites_lab.metrics import frechet
 from sprites_lab.neighbours import nearest
 from sprites_lab.predictors import conditioned
 from sprites_lab.samplers import ddim, final
+from sprites_lab.walks import Walk
 
 COUNT = 30
 
@@ -66,6 +67,11 @@ def files(tmp_path_factory):
     return folder
 
 
+def asked(**options):
+    """Options of `evaluate` as arguments of open_task."""
+    return {name: value for name, value in options.items() if name not in Walk._fields} | {"walk": Walk(**{name: options[name] for name in Walk._fields if name in options})}
+
+
 @pytest.fixture(scope="module")
 def ref(files):
     return evaluation.reference(files / "c.safetensors", files / "s.npz")
@@ -73,13 +79,13 @@ def ref(files):
 
 @pytest.fixture(scope="module")
 def found(files, ref):
-    return evaluation.evaluate(evaluation.open_task(files / "w.safetensors", COUNT, 2, "ddim", 3), ref, fresh)
+    return evaluation.evaluate(evaluation.open_task(files / "w.safetensors", COUNT, 2, Walk("ddim", 3)), ref, fresh)
 
 
 def test_the_sprites_are_those_of_the_walk_by_hand(files, monkeypatch):
     monkeypatch.setattr(evaluation.sampling, "BATCH", 4)
     weights = load(files / "w.safetensors")
-    (sprites, labels), free = evaluation.make(evaluation.open_task(files / "w.safetensors", COUNT, 1, "ddim", 3), 2)
+    (sprites, labels), free = evaluation.make(evaluation.open_task(files / "w.safetensors", COUNT, 1, Walk("ddim", 3)), 2)
     for number, context in enumerate([*(context_of({name: 1}) for name in NAMES), None]):
         by_hand = to_bytes(final(ddim(conditioned(weights.model, context), weights.schedule, lab.starting_noise(6, 2 * 6 + number), 3)))
         made = free if context is None else sprites[labels == number]
@@ -173,18 +179,18 @@ def test_numbers_are_shown_with_their_spread():
 ])  # fmt: skip
 def test_a_task_that_cannot_be_meant_is_refused(files, ref, change, words):
     with pytest.raises(LabError, match=words):
-        evaluation.evaluate(evaluation.open_task(files / "w.safetensors", **dict(count=COUNT, seeds=1, sampler="ddim", steps=3) | change), ref, fresh)
+        evaluation.evaluate(evaluation.open_task(files / "w.safetensors", **asked(**dict(count=COUNT, seeds=1, sampler="ddim", steps=3) | change)), ref, fresh)
 
 
 def test_what_cannot_be_compared_is_refused(files, ref, tmp_path):
     other = write_weights(tmp_path / "w.safetensors", network(timesteps=12), classes=[*"vwxyz"])
     with pytest.raises(LabError, match="other classes than the classifier"):
-        evaluation.evaluate(evaluation.open_task(other, COUNT, 1, "ddim", 2), ref, fresh)
+        evaluation.evaluate(evaluation.open_task(other, COUNT, 1, Walk("ddim", 2)), ref, fresh)
     for more in (dict(network=network(timesteps=12, height=8), words="draws 8 pixels"), dict(network=network(timesteps=12), sha="other", words="trained on other sprites")):
         facts = {"sprites_sha256": more["sha"]} if "sha" in more else {}
         write_weights(tmp_path / "w.safetensors", more["network"], **facts)
         with pytest.raises(LabError, match=more["words"]):
-            evaluation.evaluate(evaluation.open_task(tmp_path / "w.safetensors", COUNT, 1, "ddim", 2), ref, fresh)
+            evaluation.evaluate(evaluation.open_task(tmp_path / "w.safetensors", COUNT, 1, Walk("ddim", 2)), ref, fresh)
     for change, words in ((dict(held_out=np.zeros(160, bool)), "no held-out sprites"), (dict(sprites=np.zeros((160, 8, 8, 3), np.uint8)), "8x8 pixels"), (dict(), "other sprites")):
         np.savez(tmp_path / "s.npz", **arrays(blocks(160, 4)) | change)
         judged = {} if words == "other sprites" else {"sprites_sha256": sha256(tmp_path / "s.npz")}
@@ -222,7 +228,7 @@ def test_the_command_prints_the_table_and_writes_the_numbers(files, tmp_path, ca
 
 def test_a_network_can_be_measured_without_the_yardsticks(files, ref, found):
     seen = []
-    alone = evaluation.evaluate(evaluation.open_task(files / "w.safetensors", COUNT, 1, "ddim", 3), ref, fresh, lambda *sets: seen.append(sets), alone=True)
+    alone = evaluation.evaluate(evaluation.open_task(files / "w.safetensors", COUNT, 1, Walk("ddim", 3)), ref, fresh, lambda *sets: seen.append(sets), alone=True)
     title = alone["network"]
     assert list(alone["rows"]) == [title, "new sprites"]
     assert all(alone["rows"][name][0] == found["rows"][name][0] for name in alone["rows"])  # the same seed gives the same numbers

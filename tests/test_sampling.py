@@ -1,18 +1,22 @@
 """The command `sample`: what lands in the files."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import close, normal
+from oracle import close, normal, perfect
 from PIL import Image, ImageSequence
 from small import careful, network, write_weights
 
-from sprites_lab import LabError, checkpoints, conditioned, ddim, ddpm, final, figures, lab, sampling
+from sprites_lab import LabError, checkpoints, conditioned, ddim, ddpm, final, figures, lab, linear_schedule, sampling
 from sprites_lab.data import parse_context, to_bytes, to_pictures
 from sprites_lab.samplers import Step
-from sprites_lab.sampling import fast_predictor, sample_to_file, some_of, steps_of
+from sprites_lab.sampling import fast_predictor, sample_to_file, some_of
+from sprites_lab.spacing import karras
+from sprites_lab.walks import SAMPLERS, SPACINGS, STEPPERS, Walk, fitted_start, steps_of
 
 
 @pytest.fixture
@@ -27,7 +31,9 @@ def plain(monkeypatch):
 
 
 def sample(out, weights, **more):
-    sample_to_file(out, weights, device="cpu", **dict(count=5, steps=4) | more)
+    options = dict(count=5, steps=4) | more
+    walk = Walk(**{name: options.pop(name) for name in Walk._fields if name in options})
+    sample_to_file(out, weights, device="cpu", walk=walk, **options)
     return out
 
 
@@ -120,7 +126,7 @@ def test_the_fast_format_is_close_to_the_plain_one(weights, monkeypatch):
 
 @pytest.mark.parametrize("given, expected", [
     (("ddim", None, 500), 20), (("ddim", 500, 500), 500), (("ddim", 1, 500), 1), (("ddpm", None, 500), 500), (("ddpm", 500, 500), 500),
-    (("ddim", None, 10), 10),
+    (("ddim", None, 10), 10), (("dpm-solver", None, 500), 10), (("unipc", None, 4), 4), (("ipndm", 500, 500), 500),
 ])  # fmt: skip
 def test_the_number_of_steps(given, expected):
     assert steps_of(*given) == expected
@@ -133,6 +139,49 @@ def test_the_number_of_steps(given, expected):
 def test_a_number_of_steps_that_cannot_be_meant_is_refused(given, words):
     with pytest.raises(LabError, match=words):
         steps_of(*given)
+
+
+@pytest.mark.parametrize("walk, words", [
+    (Walk("ddimm"), "--sampler is 'ddimm', but must be one of ddpm, ddim, dpm-solver"), (Walk(spacing="even"), "--spacing is 'even', but must be one of trailing"),
+    (Walk(start="zero"), "--start is 'zero'"), (Walk("unipc", eta=1.0), "--eta belongs to --sampler ddim and dpm-solver"), (Walk("ddpm", eta=0.5), "--eta belongs"),
+    (Walk(eta=1.1), "--eta is 1.1"), (Walk(scale=float("inf")), "--scale is inf"), (Walk("ddpm", spacing="karras"), "ddpm walks them all"),
+], ids=str)  # fmt: skip
+def test_a_walk_that_cannot_be_meant_is_refused_before_any_work(tmp_path, weights, walk, words):
+    with pytest.raises(LabError, match=words):
+        sample_to_file(tmp_path / "a.npz", weights, count=2, walk=walk, device="cpu")
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_every_walk_is_that_of_its_function_and_no_two_are_the_same():
+    s, x_T, ends = linear_schedule(), normal(1, 1, 2, 2), []
+    for sampler in SAMPLERS[1:]:
+        for spacing in SPACINGS:
+            spaced = partial(karras, t_min=10) if spacing == "karras" else SPACINGS[spacing]
+            ends.append(final(Walk(sampler, 6, spacing=spacing).checked(500).run(perfect(0.5, 0.7), s, x_T, None)))
+            assert torch.equal(ends[-1], final(STEPPERS[sampler](perfect(0.5, 0.7), s, x_T, 6, spacing=spaced)))
+    assert torch.pdist(torch.stack(ends).flatten(1)).min() > 1e-4
+    assert final(Walk("unipc", 3, spacing="karras").checked(5).run(lambda x, t: x, linear_schedule(5), x_T, None)).isfinite().all()
+
+
+def test_eta_and_the_fitted_start_reach_the_walk(tmp_path, weights, plain):
+    ends = [arrays(sample(tmp_path / "a.npz", weights, **dict(sampler="dpm-solver", count=2) | more))["sprites"].astype(int) for more in ({}, {"eta": 1.0}, {"start": "fitted"})]
+    assert all(np.abs(ends[0] - other).max() > 1 for other in ends[1:])
+    c = checkpoints.load(weights)
+    start = fitted_start(c.schedule, None)
+    x_T = start(lab.starting_noise(2))
+    by_hand = final(STEPPERS["dpm-solver"](conditioned(c.model, None), c.schedule, x_T, 4))
+    assert np.abs(ends[2] - to_bytes(by_hand)).max() <= 1
+
+
+def test_a_start_fitted_to_other_sprites_is_refused(tmp_path):
+    other = write_weights(tmp_path / "w.safetensors", network(timesteps=12), sprites_sha256="other")
+    with pytest.raises(LabError, match="give the right file with --sprites"):
+        sample(tmp_path / "a.npz", other, start="fitted")
+
+
+def test_a_walk_says_what_is_special_about_it():
+    assert str(Walk("ddpm").checked(500)) == "ddpm 500" and str(Walk().checked(500)) == "ddim 20"
+    assert str(Walk("dpm-solver", 8, 1.0, 2.0, "karras", "fitted")) == "dpm-solver 8, eta 1, karras, fitted start"
 
 
 @careful

@@ -20,7 +20,7 @@ LEVELS = [
     {"samplers", "training", "checkpoints", "observer", "likelihood", "metrics", "runtime", "distillation", "own_sprites", "original_lab"},
     {"classifier", "solvers"},
     {"extractors"},
-    {"recipes"},
+    {"recipes", "walks"},
     {"lab"},
     {"runs", "sampling"},  # the working parts of two commands
     {"evaluation"},

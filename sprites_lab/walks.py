@@ -1,0 +1,88 @@
+"""A walk by name: sampler, steps, spacing, start and guidance, as the commands `sample` and `evaluate` take them."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from sprites_lab.checkpoints import sha256_of
+from sprites_lab.data import SPRITES, load_sprites
+from sprites_lab.errors import LabError
+from sprites_lab.predictors import Predictor
+from sprites_lab.samplers import Generators, Step, ddim, ddpm
+from sprites_lab.schedule import NoiseSchedule
+from sprites_lab.solvers import dpm_solver, ipndm, unipc
+from sprites_lab.spacing import karras, log_snr, quadratic, trailing
+from sprites_lab.start import FittedStart
+
+STEPPERS = {"ddim": ddim, "dpm-solver": dpm_solver, "ipndm": ipndm, "unipc": unipc}  # samplers that take a number of steps
+STEPS = {"ddim": 20, "dpm-solver": 10, "ipndm": 10, "unipc": 10}
+NOISY = ("ddim", "dpm-solver")  # those that take eta
+SAMPLERS = ("ddpm", *STEPPERS)
+SPACINGS = {"trailing": trailing, "quadratic": quadratic, "log-snr": log_snr, "karras": karras}
+STARTS = ("noise", "fitted")
+
+
+class Walk(NamedTuple):
+    """How sprites are walked to. steps None: the sampler's usual number; eta: share of fresh noise; scale: guidance."""
+
+    sampler: str = "ddim"
+    steps: int | None = None
+    eta: float = 0.0
+    scale: float = 1.0
+    spacing: str = "trailing"
+    start: str = "noise"
+
+    def checked(self, timesteps: int) -> "Walk":
+        """The walk with its number of steps filled in, or a LabError for what cannot be meant."""
+        check_names(self)
+        if not 0 <= self.eta <= 1:
+            raise LabError(f"--eta is {self.eta}, but must lie between 0 (no fresh noise) and 1 (as noisy as ddpm)")
+        if self.sampler not in NOISY and self.eta:
+            raise LabError(f"--eta belongs to --sampler {' and '.join(NOISY)}; ddpm always adds its full noise, the others add none")
+        if not abs(self.scale) <= 1000:
+            raise LabError(f"--scale is {self.scale}, but must lie between -1000 and 1000: 1 is plain, above 1 pushes towards the context")
+        if self.sampler == "ddpm" and self.spacing != "trailing":
+            raise LabError("--spacing belongs to samplers that leave steps out; ddpm walks them all")
+        return self._replace(steps=steps_of(self.sampler, self.steps, timesteps))
+
+    def __str__(self) -> str:
+        """Its name in a table: what differs from a plain walk is said."""
+        said = [f"eta {self.eta:g}"] * bool(self.eta) + [self.spacing] * (self.spacing != "trailing") + ["fitted start"] * (self.start == "fitted")
+        return ", ".join([f"{self.sampler} {self.steps}", *said])
+
+    def run(self, predict_noise: Predictor, schedule: NoiseSchedule, x_T: Tensor, generator: Generators) -> Iterator[Step]:
+        """The steps of a checked walk from x_T."""
+        if self.sampler == "ddpm":
+            return ddpm(predict_noise, schedule, x_T, generator=generator)
+        noisy = {"eta": self.eta} if self.sampler in NOISY else {}
+        # a table that ends below T = 10 has no timestep 10 to stop at
+        spacing = partial(karras, t_min=min(10, schedule.timesteps)) if self.spacing == "karras" else SPACINGS[self.spacing]
+        return STEPPERS[self.sampler](predict_noise, schedule, x_T, self.steps, generator=generator, spacing=spacing, **noisy)
+
+
+def check_names(walk: Walk) -> None:
+    """LabError for a name that nothing has."""
+    for option, name, there in (("--sampler", walk.sampler, SAMPLERS), ("--spacing", walk.spacing, SPACINGS), ("--start", walk.start, STARTS)):
+        if name not in there:
+            raise LabError(f"{option} is '{name}', but must be one of {', '.join(there)}")
+
+
+def steps_of(sampler: str, steps: int | None, timesteps: int) -> int:
+    """The number of steps of a walk, or a LabError that says what there is."""
+    if steps is not None and not 1 <= steps <= timesteps:
+        raise LabError(f"--steps is {steps}, but must be from 1 to {timesteps}")
+    if sampler == "ddpm" and steps not in (None, timesteps):
+        raise LabError(f"--sampler ddpm always walks all {timesteps} steps; for {steps} steps use --sampler ddim (--eta 1 adds noise as ddpm does)")
+    return timesteps if sampler == "ddpm" else steps or min(STEPS[sampler], timesteps)
+
+
+def fitted_start(schedule: NoiseSchedule, trained_on: str | None, sprites: Path | None = None) -> FittedStart:
+    """The start that fits the training sprites of a network, whose file has the SHA-256 `trained_on` (None: unknown)."""
+    path = Path(sprites or SPRITES)
+    found = load_sprites(path)
+    if trained_on not in (None, sha256_of(path)):
+        raise LabError(f"--start fitted needs the sprites that the network was trained on, and {path} has others: give the right file with --sprites")
+    return FittedStart(found.train.pictures(), schedule)
