@@ -6,9 +6,10 @@ walks from noise to picture by asking a predictor; training makes a predictor go
 
 import os
 
-# Before torch starts its threads: let them sleep while they wait for each other. When they spin instead, two programs
-# on the same cores slow each other down ten times, and nothing is gained when there is only one.
+# Before torch starts its threads: let them wait for each other a moment (some ten microseconds) and then sleep. When they
+# spin on, two programs on the same cores slow each other down ten times; when they sleep at once, small layers are slow.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 from sprites_lab.errors import LabError
 from sprites_lab.predictors import clamped, conditioned, guided
