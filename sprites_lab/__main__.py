@@ -90,6 +90,7 @@ def add_sample(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--weights", type=Path, metavar="FILE", help="trained network; the shipped one if left out")
     sub.add_argument("--context", default="none", metavar="C", help="what to draw: hero=1,food=0.6 (hero, non-hero, food, spell, side-facing), or none")
     sub.add_argument("--count", type=int, default=64, metavar="N", help="how many sprites")
+    sub.add_argument("--resume", action="store_true", help="go on with a .npz that was stopped (same options)")
     add_walk(sub, "ddim")
     sub.add_argument("--sprites", type=Path, metavar="FILE", help="what the network was trained on, for --start fitted; the bundled set if left out")
     sub.add_argument("--seed", type=int, default=0, help="sprite i follows from seed and i alone")

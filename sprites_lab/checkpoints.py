@@ -9,8 +9,10 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from safetensors.torch import load as read_safetensors
@@ -78,18 +80,28 @@ def digest(text: str, tensors: dict[str, Tensor]) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace the file in one move: a temporary file beside it, flushed to the disk, takes its name."""
+    """Replace the file in one move by one with these bytes."""
+    with replacing(path, f" ({len(data):,} bytes)") as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, what: str = "") -> Iterator[IO[bytes]]:
+    """A file to write to that replaces `path` in one move when all is written: a temporary one beside it, flushed to the disk.
+
+    `what` is said of it where it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise LabError(f"cannot write {path} ({len(data):,} bytes): {error.strerror or error}; choose another place with --out, or make room") from error
+        raise LabError(f"cannot write {path}{what}: {error.strerror or error}; choose another place with --out, or make room") from error
     finally:
         remove(temporary)
 

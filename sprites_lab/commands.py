@@ -43,7 +43,14 @@ def sample(options: argparse.Namespace) -> None:
 
     check_file(options.out, (".png", ".gif", ".npz"))
     began = time.monotonic()
-    sampling.sample_to_file(options.out, options.weights, options.context, options.count, walk_of(options), options.seed, options.device, options.sprites)
+    try:
+        sampling.sample_to_file(
+            options.out, options.weights, options.context, options.count, walk_of(options), options.seed, options.device, options.sprites, options.resume,
+        )
+    except KeyboardInterrupt:
+        if options.out.suffix.lower() == ".npz":
+            print("stopped; what is finished is kept: go on with the same command and --resume", file=sys.stderr)
+        raise
     print(f"{options.count} sprites in {time.monotonic() - began:.1f} s: {options.out}")
 
 

@@ -1,6 +1,5 @@
 """Sampling to a file, batch by batch: what `python -m sprites_lab sample` does."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from sprites_lab.data import parse_context, to_bytes, to_pictures
 from sprites_lab.errors import LabError
 from sprites_lab.predictors import Predictor, conditioned, guided
 from sprites_lab.runtime import fast_network
-from sprites_lab.samplers import Step, fresh_noise
+from sprites_lab.samplers import Step, final, fresh_noise
 from sprites_lab.start import FittedStart
+from sprites_lab.stream import SpriteStream
 from sprites_lab.walks import Walk, check_names, fitted_start
 
 BATCH, FRAMES, WALKERS = 64, 24, 64  # pictures per call of the network; pictures in an animated walk and on it
@@ -22,19 +22,26 @@ BATCH, FRAMES, WALKERS = 64, 24, 64  # pictures per call of the network; picture
 
 def sample_to_file(
     out: Path, weights: Path | None = None, context: str = "none", count: int = 64, walk: Walk = Walk(), seed: int = 0, device: str = "auto",
-    sprites: Path | None = None,
+    sprites: Path | None = None, resume: bool = False,
 ) -> None:
     """Make `count` sprites and write them to `out`: a sheet (.png), the walk from noise (.gif) or arrays (.npz).
 
     Sprite i follows from (seed, i) alone. `sprites`: what the network was trained on, for a fitted start (the bundled set).
-    LabError before any work for options that cannot be meant.
+    Arrays are written batch by batch, and `resume` goes on where that was stopped. LabError before any work for options that
+    cannot be meant.
     """
+    if resume and out.suffix.lower() != ".npz":
+        raise LabError(f"--resume goes on with arrays (.npz); {out} is drawn in one go")
     check_numbers(count, seed)
     check_names(walk)
     place = lab.pick_device(device)
     found = lab.load_weights(weights or lab.FINAL, place)
     walk, told = walk.checked(found.schedule.timesteps), parse_context(context, class_names(found))
     start = fitted_start(found.schedule, found.facts.get("sprites_sha256"), sprites) if walk.start == "fitted" else None
+    if out.suffix.lower() == ".npz":
+        asked = {"walk": walk, "context": told.tolist(), "seed": seed, "weights": checkpoints.sha256_of(weights or lab.FINAL)}
+        stream = SpriteStream(out, (*found.model.picture_shape[1:], found.model.picture_shape[0]), count, BATCH, asked, resume)
+        return stream_arrays(stream, walks(found, told, count, walk, seed, start, stream.done), told)
     done, frames = [], []
     for x_T, steps in walks(found, told, count, walk, seed, start):
         first = sum(map(len, done))
@@ -42,16 +49,26 @@ def sample_to_file(
         kept = list(some_of(lab.progress(steps, walk.steps, label), walk.steps, FRAMES if out.suffix.lower() == ".gif" else 1))
         done.append(to_bytes(kept[-1].x_t))
         frames = frames or [("noise", x_T.cpu()), *((f"t = {step.t}", step.x_t.cpu()) for step in kept)]
-    write(out, np.concatenate(done), frames, told)
+    write(out, np.concatenate(done), frames)
+
+
+def stream_arrays(stream: SpriteStream, batches: Iterator[tuple[Tensor, Iterator[Step]]], context: Tensor) -> None:
+    """Write each batch as soon as it is there, and the .npz at the end; memory does not grow with the number of sprites."""
+    for _, steps in lab.progress(batches, -(-(stream.count - stream.done) // BATCH), "batches"):
+        stream.add(to_bytes(final(steps)))
+    stream.finish(context.numpy())
 
 
 def walks(
-    found: checkpoints.Checkpoint, context: Tensor, count: int, walk: Walk, seed: int = 0, start: FittedStart | None = None,
+    found: checkpoints.Checkpoint, context: Tensor, count: int, walk: Walk, seed: int = 0, start: FittedStart | None = None, after: int = 0,
 ) -> Iterator[tuple[Tensor, Iterator[Step]]]:
-    """x_T and the steps of one batch after the other, on the device of the network; sprite i follows from (seed, i)."""
+    """x_T and the steps of one batch after the other, on the device of the network; sprite i follows from (seed, i).
+
+    The first `after` sprites, whole batches, are left out.
+    """
     place = next(found.model.parameters()).device
     predict = fast_predictor(found, context, walk.scale, place)
-    for first in range(0, count, BATCH):
+    for first in range(after, count, BATCH):
         chance = [lab.picture_generator(seed, i) for i in range(first, min(first + BATCH, count))]
         noise = fresh_noise(torch.zeros(len(chance), *found.model.picture_shape, device=place), chance)
         x_T = start(noise) if start else noise
@@ -89,17 +106,12 @@ def some_of(walk: Iterator[Step], total: int, count: int) -> Iterator[Step]:
             yield step
 
 
-def write(out: Path, sprites: np.ndarray, frames: list[tuple[str, Tensor]], context: Tensor) -> None:
-    """Write the file that the suffix of `out` asks for, in one move."""
-    kind = out.suffix.lower()
-    if kind == ".png":
+def write(out: Path, sprites: np.ndarray, frames: list[tuple[str, Tensor]]) -> None:
+    """Write the picture that the suffix of `out` asks for, in one move."""
+    if out.suffix.lower() == ".png":
         columns = int(np.ceil(np.sqrt(len(sprites))))
         data = figures.png(figures.tile(to_pictures(sprites), columns, 4))
-    elif kind == ".gif":
+    else:
         captions, pictures = zip(*((name, x_t[:WALKERS]) for name, x_t in frames))
         data = figures.animation(pictures, "GIF", captions, columns=int(np.ceil(np.sqrt(len(pictures[0])))))
-    else:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, sprites=sprites, contexts=context.expand(len(sprites), -1).numpy())
-        data = buffer.getvalue()
     checkpoints.write_bytes(out, data)

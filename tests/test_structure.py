@@ -22,6 +22,7 @@ LEVELS = [
     {"extractors"},
     {"recipes", "walks"},
     {"lab"},
+    {"stream"},
     {"runs", "sampling"},  # the working parts of two commands
     {"evaluation"},
     {"ablation", "bench"},
