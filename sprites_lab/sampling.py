@@ -41,22 +41,26 @@ def sample_to_file(
     if out.suffix.lower() == ".npz":
         asked = {"walk": walk, "context": told.tolist(), "seed": seed, "weights": checkpoints.sha256_of(weights or lab.FINAL)}
         stream = SpriteStream(out, (*found.model.picture_shape[1:], found.model.picture_shape[0]), count, BATCH, asked, resume)
-        return stream_arrays(stream, walks(found, told, count, walk, seed, start, stream.done), told)
+        return stream_arrays(stream, walks(found, told, count, walk, seed, start, stream.done), walk.steps, told)
     done, frames = [], []
     for x_T, steps in walks(found, told, count, walk, seed, start):
-        first = sum(map(len, done))
-        label = f"sprites {first + 1} to {first + len(x_T)} of {count}"
+        label = label_of(sum(map(len, done)), len(x_T), count)
         kept = list(some_of(lab.progress(steps, walk.steps, label), walk.steps, FRAMES if out.suffix.lower() == ".gif" else 1))
         done.append(to_bytes(kept[-1].x_t))
         frames = frames or [("noise", x_T.cpu()), *((f"t = {step.t}", step.x_t.cpu()) for step in kept)]
     write(out, np.concatenate(done), frames)
 
 
-def stream_arrays(stream: SpriteStream, batches: Iterator[tuple[Tensor, Iterator[Step]]], context: Tensor) -> None:
+def stream_arrays(stream: SpriteStream, batches: Iterator[tuple[Tensor, Iterator[Step]]], num_steps: int, context: Tensor) -> None:
     """Write each batch as soon as it is there, and the .npz at the end; memory does not grow with the number of sprites."""
-    for _, steps in lab.progress(batches, -(-(stream.count - stream.done) // BATCH), "batches"):
-        stream.add(to_bytes(final(steps)))
+    for x_T, steps in batches:
+        stream.add(to_bytes(final(lab.progress(steps, num_steps, label_of(stream.done, len(x_T), stream.count)))))
     stream.finish(context.numpy())
+
+
+def label_of(done: int, now: int, count: int) -> str:
+    """What the progress bar of one batch says."""
+    return f"sprites {done + 1:,} to {done + now:,} of {count:,}"
 
 
 def walks(
