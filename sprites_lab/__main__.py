@@ -1,4 +1,4 @@
-"""The command line: python -m sprites_lab train | sample | evaluate | draw | bench | ablate | train-classifier."""
+"""The command line: python -m sprites_lab train | sample | evaluate | distill | draw | bench | ablate | sweep | train-classifier."""
 
 import argparse
 import sys
@@ -39,13 +39,15 @@ def parser() -> argparse.ArgumentParser:
         "sprites_lab", description="Diffusion on 16x16 sprites: train a network, sample sprites from it, draw the training set.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subs = top.add_subparsers(title="commands", required=True, metavar="train | sample | evaluate | draw | bench | ablate | train-classifier")
+    subs = top.add_subparsers(title="commands", required=True, metavar="train | sample | evaluate | distill | draw | bench | ablate | sweep | train-classifier")
     add_train(command(subs, "train", commands.train, "train a network on sprites; stop with Ctrl-C, go on with --resume"))
+    add_distill(command(subs, "distill", commands.distill, "train a student that needs 4, 2 or 1 steps, from a trained network; stop with Ctrl-C, go on with --resume"))
     add_sample(command(subs, "sample", commands.sample, "make new sprites with a trained network"))
     add_evaluate(command(subs, "evaluate", commands.evaluate, "measure how good a trained network's sprites are; at its defaults this takes hours on a CPU"))
     add_draw(command(subs, "draw", commands.draw, "draw the bundled sprite set with code, bit for bit"))
-    add_bench(command(subs, "bench", commands.bench, "measure how fast this machine trains, against a plain loop (a minute or two)"))
+    add_bench(command(subs, "bench", commands.bench, "measure how fast this machine draws and trains, against plain loops (up to five minutes)"))
     add_ablate(command(subs, "ablate", commands.ablate, "train a small network once with each lever of the recipe, at equal time, and measure what each brings"))
+    add_sweep(command(subs, "sweep", commands.sweep, "measure quality against network calls for every solver and spacing; at its defaults this takes hours on a CPU"))
     add_train_classifier(command(subs, "train-classifier", commands.train_classifier, "train the classifier by which `evaluate` judges"))
     return top
 
@@ -84,6 +86,26 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     recipe.add_argument("--precision", choices=("auto", "float32"), default=argparse.SUPPRESS, help="auto: bfloat16 where this machine is faster with it (auto)")
 
 
+def add_distill(sub: argparse.ArgumentParser) -> None:
+    """Options of `distill`. Those of the recipe have no default here, so that --resume can keep the recipe of the student."""
+    sub.add_argument("--out", type=Path, default=Path("runs/student"), metavar="FOLDER", help="folder of the student")
+    sub.add_argument("--resume", action="store_true", help="go on with the student in that folder")
+    sub.add_argument("--teacher", type=Path, metavar="FILE", help="network to learn from; the shipped one if left out")
+    sub.add_argument("--lessons", type=Path, default=Path("runs/lessons"), metavar="FOLDER", help="where the teacher's walks are kept, for any number of students")
+    sub.add_argument("--start", type=Path, metavar="FILE", help="begin with the weights of this student, one of more steps (the teacher's)")
+    sub.add_argument("--sprites", type=Path, metavar="FILE", help="what the teacher was trained on; the bundled set if left out")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    sub.add_argument("--save-every", type=int, default=100, metavar="N", help="batches between checkpoints")
+    recipe = sub.add_argument_group("recipe")
+    recipe.add_argument("--steps", type=int, default=argparse.SUPPRESS, metavar="N", help="steps of the student: 4, 2 or 1 (4)")
+    recipe.add_argument("--count", type=int, default=argparse.SUPPRESS, metavar="N", help="walks of the teacher to learn from (20000)")
+    recipe.add_argument("--epochs", type=int, default=argparse.SUPPRESS, help="times each walk is seen (3)")
+    recipe.add_argument("--batch-size", type=int, default=argparse.SUPPRESS, metavar="N", help="walks per batch (50)")
+    recipe.add_argument("--learning-rate", type=float, default=argparse.SUPPRESS, metavar="R", help="the largest learning rate, falling to 0 (0.0005)")
+    recipe.add_argument("--average-decay", type=float, default=argparse.SUPPRESS, metavar="D", help="memory of the averaged weights (0.999)")
+    recipe.add_argument("--seed", type=int, default=argparse.SUPPRESS, help="seed of the order (0)")
+
+
 def add_sample(sub: argparse.ArgumentParser) -> None:
     """Options of `sample`."""
     sub.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help=".png a sheet, .gif the walk from noise, .npz the arrays sprites and contexts")
@@ -99,11 +121,11 @@ def add_sample(sub: argparse.ArgumentParser) -> None:
 
 def add_walk(sub: argparse.ArgumentParser, sampler: str) -> None:
     """How sprites are walked to; what there is to choose is checked in walks.py, which takes long to load."""
-    sub.add_argument("--sampler", default=sampler, metavar="NAME", help="ddpm walks all 500 steps; ddim, dpm-solver, ipndm and unipc as few as you like")
-    sub.add_argument("--steps", type=int, metavar="N", help="steps of the walk, 1 to 500 (ddpm: always 500, ddim: 20, others: 10)")
+    sub.add_argument("--sampler", metavar="NAME", help=f"ddpm walks all 500 steps; ddim, dpm-solver, ipndm and unipc as few as you like ({sampler}; a student's file says how it walks)")
+    sub.add_argument("--steps", type=int, metavar="N", help="steps of the walk, 1 to 500 (ddpm: always 500, ddim: 20, others: 10, a student: its own)")
     sub.add_argument("--eta", type=float, default=0.0, help="fresh noise in ddim and dpm-solver: 0 none, 1 as much as ddpm")
-    sub.add_argument("--spacing", default="trailing", metavar="NAME", help="which timesteps are visited: trailing, quadratic, log-snr or karras")
-    sub.add_argument("--start", default="noise", metavar="NAME", help="noise: N(0, 1); fitted: with the mean and covariance of noised training sprites")
+    sub.add_argument("--spacing", metavar="NAME", help="which timesteps are visited: trailing, quadratic, log-snr or karras (trailing)")
+    sub.add_argument("--start", metavar="NAME", help="noise: N(0, 1); fitted: with the mean and covariance of noised training sprites (noise)")
     sub.add_argument("--scale", type=float, default=1.0, help="guidance: 1 plain, above 1 pushed towards the context")
 
 
@@ -146,6 +168,19 @@ def add_ablate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--epochs", type=int, default=3, help="passes over the training sprites for the course's recipe; the others take as long")
     sub.add_argument("--count", type=int, default=600, metavar="N", help="sprites to measure")
     sub.add_argument("--seed", type=int, default=0, help="seed of the training")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def add_sweep(sub: argparse.ArgumentParser) -> None:
+    """Options of `sweep`."""
+    sub.add_argument("--out", type=Path, default=Path("runs/sweep"), metavar="FOLDER", help="folder of the results, one file for each; what is there is not repeated")
+    sub.add_argument("--weights", type=Path, metavar="FILE", help="trained network; the shipped one if left out")
+    sub.add_argument("--ways", metavar="'A; B'", help="only these, such as '2M karras; DDIM trailing'; all if left out")
+    sub.add_argument("--steps", type=int, nargs="+", metavar="N", help="only these numbers of steps; 1 to 500 in 14 steps if left out")
+    sub.add_argument("--scale", type=float, default=1.0, help="guidance scale")
+    sub.add_argument("--count", type=int, default=500, metavar="N", help="sprites to measure each time")
+    sub.add_argument("--seeds", type=int, default=1, metavar="N", help="how many times, from other noise")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 

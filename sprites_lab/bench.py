@@ -1,4 +1,4 @@
-"""How fast is training on this machine, against the loop that everyone writes first? `python -m sprites_lab bench`."""
+"""How fast is this machine, at training and at drawing, against the loops that everyone writes first? `python -m sprites_lab bench`."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from sprites_lab import lab
+from sprites_lab import lab, speed
 from sprites_lab.data import SpriteSet, to_pictures
 from sprites_lab.recipes import Recipe, course_recipe, improved_recipe
 from sprites_lab.schedule import linear_schedule
@@ -88,15 +88,31 @@ def interleaved(ways: dict[str, Iterator[int]], rounds: int, wait: Callable[[], 
     return found
 
 
-def summary(found: dict[str, list[float]]) -> dict[str, Any]:
-    """Machine, medians, spreads and factors over the first way; numbers and texts alone (JSON)."""
+def bench(sprites: SpriteSet, features: int = 64, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """All tables of `bench`: the network, the training, the walks, memory; numbers and texts alone (JSON)."""
+    place = torch.device(device)
+    found = about(place) | {"network": speed.network_speed(lab.load_weights(device=place), place)}
+    found |= {"walks": speed.walk_speed(place), "training": training_rows(training_speed(sprites, features, place))}
+    return found | {"peak_megabytes": speed.peak_memory(place)}
+
+
+def about(device: torch.device) -> dict[str, Any]:
+    """The machine, as far as it tells."""
+    dtype, gpu = lab.fast_dtype(device), torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {
+        "machine": gpu or machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__.partition("+")[0],
+        "fast": str(dtype or torch.float32).removeprefix("torch."),
+    }
+
+
+def training_rows(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Medians, spreads and factors over the first way."""
     first = next(iter(found.values()))
-    rows = {
+    return {
         name: {"sprites_per_second": round(statistics.median(values), 1), "spread": round(statistics.stdev(values), 1) if len(values) > 1 else 0.0,
                "factor": round(statistics.median(value / base for value, base in zip(values, first)), 2)}
         for name, values in found.items()
-    }
-    return {"machine": machine(), "threads": torch.get_num_threads(), "torch": torch.__version__.partition("+")[0], "training": rows}
+    }  # fmt: skip
 
 
 def machine() -> str:
@@ -109,8 +125,18 @@ def machine() -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The result as a Markdown table."""
-    lines = [f"{found['machine']}, {os.cpu_count()} CPUs, {found['threads']} threads, torch {found['torch']}; medians of rounds in which the ways take turns", ""]
-    lines += ["| training | sprites per second | factor |", "|---|---|---|"]
+    """The result as Markdown tables."""
+    lines = [
+        f"{found['machine']}, {found['cpus']} CPUs, {found['threads']} threads, torch {found['torch']}, fast = {found['fast']}; medians of rounds in which the ways take turns", "",
+        "| network, sprites per call | calls per second | milliseconds | factor | share of the peak |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, row in found["network"].items():
+        lines.append(f"| {name} | {1000 / row['milliseconds']:.1f} | {row['milliseconds']:.1f} ± {row['spread']:.1f} | {row['factor']:.2f} | {row['share_of_peak']:.0%} |")
+    lines += ["", f"| {speed.COUNT} sprites | seconds | factor | FD training | class recognised | recall |", "|---" * 6 + "|"]
+    for name, row in found["walks"].items():
+        measured = [f"{row[key]:.{digits}f}" if key in row else "?" for key, digits in (("fd_train", 1), ("class_acc", 3), ("recall", 3))]
+        lines.append(f"| {name} | {row['seconds']:.2f} ± {row['spread']:.2f} | {row['factor']:.1f} | " + " | ".join(measured) + " |")
+    lines += ["", "| training | sprites per second | factor |", "|---|---|---|"]
     lines += [f"| {name} | {row['sprites_per_second']:.0f} ± {row['spread']:.0f} | {row['factor']:.2f} |" for name, row in found["training"].items()]
-    return "\n".join(lines)
+    held = ", ".join(f"{what} {megabytes:,} MB" for what, megabytes in found["peak_megabytes"].items()) or "unknown"
+    return "\n".join([*lines, "", f"FD, class and recall are the shipped figures of weights/, not measured here. Peak memory: {held}"])

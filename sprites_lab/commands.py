@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sprites_lab.errors import LabError
 
 if TYPE_CHECKING:
+    from sprites_lab.data import SpriteSet
     from sprites_lab.walks import Walk
 
 
@@ -17,45 +18,78 @@ def train(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from sprites_lab import lab, runs
+    from sprites_lab.team import joined
 
     if options.save_every < 1:
         raise LabError(f"--save-every is {options.save_every}, but must be at least 1")
     check_folder(options.out)
     chosen = {name: getattr(options, name) for name in runs.RECIPE if hasattr(options, name)}
-    run = runs.open_run(options.out, options.resume, lab.pick_device(options.device), options.sprites, **chosen)
-    print(f"{len(run.sprites.train):,} sprites, {run.recipe['epochs']} epochs of {run.updates_per_epoch} updates on {run.device}; {run.folder} keeps the run")
-    if run.state.updates == run.total:
-        print("this run is finished")
+    with joined() as team:
+        run = runs.open_run(options.out, options.resume, lab.pick_device(options.device), options.sprites, team, **chosen)
+        if team.first:
+            shared = f", shared by {team.size} workers" * (team.size > 1)
+            print(f"{len(run.sprites.train):,} sprites, {run.recipe['epochs']} epochs of {run.updates_per_epoch} updates on {run.device}{shared}; {run.folder} keeps the run")
+            if run.state.updates == run.total:
+                print("this run is finished")
+        try:
+            with tqdm(initial=run.state.updates, total=run.total, unit="update", disable=not team.first) as bar:
+                for progress in lab.whole_steps(runs.go(run, options.save_every)):
+                    bar.update()
+                    bar.set_postfix_str(f"epoch {progress.epoch}, loss {progress.loss:.4f}", refresh=False)
+        except KeyboardInterrupt:
+            print(f"stopped after update {run.state.updates}; go on with: python -m sprites_lab train --out {options.out} --resume", file=sys.stderr)
+            raise
+        team.on_first(lambda: print(f"the network: {run.folder / runs.FINAL}"))
+
+
+def distill(options: argparse.Namespace) -> None:
+    """Let the teacher walk, train a student on its walks, with a bar for each."""
+    from tqdm import tqdm
+
+    from sprites_lab import lab, students
+
+    if options.save_every < 1:
+        raise LabError(f"--save-every is {options.save_every}, but must be at least 1")
+    check_folder(options.out)
+    check_folder(options.lessons)
+    chosen = {name: getattr(options, name) for name in students.RECIPE if hasattr(options, name)}
+    teacher, device = options.teacher or lab.FINAL, lab.pick_device(options.device)
+    count = students.recipe_of(options.out, options.resume, chosen)[1]["count"]
+    for _ in tqdm(students.write_lessons(options.lessons, teacher, count, device, options.sprites), total=-(-count // students.PART), unit="thousand walks"):
+        pass
+    student = students.open_student(options.out, options.lessons, teacher, options.resume, device, options.start, **chosen)
     try:
-        with tqdm(initial=run.state.updates, total=run.total, unit="update") as bar:
-            for progress in lab.whole_steps(runs.go(run, options.save_every)):
+        with tqdm(initial=student.state.updates, total=student.total, unit="batch") as bar:
+            for progress in lab.whole_steps(students.go(student, options.save_every)):
                 bar.update()
                 bar.set_postfix_str(f"epoch {progress.epoch}, loss {progress.loss:.4f}", refresh=False)
     except KeyboardInterrupt:
-        print(f"stopped after update {run.state.updates}; go on with: python -m sprites_lab train --out {options.out} --resume", file=sys.stderr)
+        print(f"stopped after batch {student.state.updates}; go on with the same command and --resume", file=sys.stderr)
         raise
-    print(f"the network: {run.folder / runs.FINAL}")
+    print(f"the student: {student.network_file}")
 
 
 def sample(options: argparse.Namespace) -> None:
     """Make sprites and write them as a sheet, a walk or arrays."""
     from sprites_lab import sampling
+    from sprites_lab.team import joined
 
     check_file(options.out, (".png", ".gif", ".npz"))
     began = time.monotonic()
-    try:
-        sampling.sample_to_file(
-            options.out, options.weights, options.context, options.count, walk_of(options), options.seed, options.device, options.sprites, options.resume,
-        )
-    except KeyboardInterrupt:
-        if options.out.suffix.lower() == ".npz":
-            print("stopped; what is finished is kept: go on with the same command and --resume", file=sys.stderr)
-        raise
-    print(f"{options.count} sprites in {time.monotonic() - began:.1f} s: {options.out}")
+    with joined() as team:
+        try:
+            sampling.sample_to_file(
+                options.out, options.weights, options.context, options.count, walk_of(options), options.seed, options.device, options.sprites, options.resume, team,
+            )
+        except KeyboardInterrupt:
+            if options.out.suffix.lower() == ".npz":
+                print("stopped; what is finished is kept: go on with the same command and --resume", file=sys.stderr)
+            raise
+        team.on_first(lambda: print(f"{options.count} sprites in {time.monotonic() - began:.1f} s: {options.out}"))
 
 
 def walk_of(options: argparse.Namespace) -> "Walk":
-    """The walk that the options ask for."""
+    """The walk that the options ask for, open where they say nothing."""
     from sprites_lab.walks import Walk
 
     return Walk(options.sampler, options.steps, options.eta, options.scale, options.spacing, options.start)
@@ -68,12 +102,8 @@ def evaluate(options: argparse.Namespace) -> None:
     import numpy as np
 
     from sprites_lab import checkpoints, evaluation, figures, lab
-    from sprites_lab.data import CLASS_NAMES, SpriteSet, to_pictures
-    from sprites_lab.drawing import artist
-
-    def draw_fresh(count: int, seed: int) -> SpriteSet:
-        arrays = artist.draw_set(max(count, artist.LEAST), seed)
-        return SpriteSet(*(arrays[name] for name in ("sprites", "labels", "kinds", "held_out")), tuple(arrays["kind_names"]), CLASS_NAMES)[:count]
+    from sprites_lab.data import to_pictures
+    from sprites_lab.team import joined
 
     def look(made: np.ndarray, real: np.ndarray) -> None:
         sheets = {f"100 made by {options.weights or lab.FINAL.name}": to_pictures(made[:100]), "100 drawn by the artist": to_pictures(real[:100])}
@@ -83,13 +113,27 @@ def evaluate(options: argparse.Namespace) -> None:
         check_file(options.json, (".json",), "--json")
     if options.sheet:
         check_file(options.sheet, (".png",), "--sheet")
-    device = lab.pick_device(options.device)
-    task = evaluation.open_task(options.weights, options.count, options.seeds, walk_of(options), device, options.sprites)
-    found = evaluation.evaluate(task, evaluation.reference(options.classifier, options.sprites, device), draw_fresh, look if options.sheet else None, options.alone)
+    with joined() as team:
+        device = lab.pick_device(options.device)
+        task = evaluation.open_task(options.weights, options.count, options.seeds, walk_of(options), device, options.sprites)
+        team.agree((task.sha256, task.walk, task.count, task.seeds), "weights or options")
+        ref = evaluation.reference(options.classifier, options.sprites, device)
+        found = evaluation.evaluate(task, ref, draw_fresh, look if options.sheet else None, options.alone, team)
+    if not team.first:
+        return
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
         checkpoints.write_bytes(options.json.with_suffix(".md"), evaluation.table(found).encode())
     print(evaluation.table(found), evaluation.meanings(), sep="\n\n")
+
+
+def draw_fresh(count: int, seed: int) -> "SpriteSet":
+    """New sprites of the artist, `count` of them."""
+    from sprites_lab.data import CLASS_NAMES, SpriteSet
+    from sprites_lab.drawing import artist
+
+    arrays = artist.draw_set(max(count, artist.LEAST), seed)
+    return SpriteSet(*(arrays[name] for name in ("sprites", "labels", "kinds", "held_out")), tuple(arrays["kind_names"]), CLASS_NAMES)[:count]
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -112,8 +156,29 @@ def ablate(options: argparse.Namespace) -> None:
         checkpoints.write_bytes(options.json, json.dumps(results, indent=1).encode())
 
 
+def sweep(options: argparse.Namespace) -> None:
+    """Measure every way to walk at every number of steps; print a line for each as soon as it is there."""
+    import json
+
+    from sprites_lab import checkpoints, evaluation, lab, sweep
+    from sprites_lab.walks import Walk
+
+    check_folder(options.out)
+    if options.json:
+        check_file(options.json, (".json",), "--json")
+    device, results = lab.pick_device(options.device), []
+    task = evaluation.open_task(options.weights, options.count, options.seeds, Walk("ddim", 1, scale=options.scale), device)
+    print(sweep.HEADER)
+    ways, steps = options.ways.split(";") if options.ways else list(sweep.WAYS), options.steps or [n for n in sweep.STEPS if n <= task.found.schedule.timesteps]
+    for found in sweep.sweep(task, evaluation.reference(device=device), options.out, [way.strip() for way in ways], steps):
+        results.append(found)
+        print(sweep.line(found), flush=True)
+    if options.json:
+        checkpoints.write_bytes(options.json, json.dumps(results, indent=1).encode())
+
+
 def bench(options: argparse.Namespace) -> None:
-    """Measure the speed of training on this machine, print the table, write the numbers."""
+    """Measure how fast this machine draws and trains, print the tables, write the numbers."""
     import json
 
     from sprites_lab import bench, checkpoints, lab
@@ -121,7 +186,7 @@ def bench(options: argparse.Namespace) -> None:
 
     if options.json:
         check_file(options.json, (".json",), "--json")
-    found = bench.summary(bench.training_speed(load_sprites().train, options.features, lab.pick_device(options.device)))
+    found = bench.bench(load_sprites().train, options.features, lab.pick_device(options.device))
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
     print(bench.table(found))

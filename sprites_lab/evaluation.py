@@ -17,6 +17,7 @@ from sprites_lab.extractors import Extractor, extractors
 from sprites_lab.neighbours import nearest
 from sprites_lab.samplers import final
 from sprites_lab.start import FittedStart
+from sprites_lab.team import Team
 from sprites_lab.walks import Walk, check_names, fitted_start
 
 NEAR, COPIES = 2000, 1000  # sprites that the measures of neighbourhoods and of copies look at: they take the square of it
@@ -139,7 +140,7 @@ class Task(NamedTuple):
 
 
 def open_task(
-    weights: Path | None = None, count: int = 10_000, seeds: int = 3, walk: Walk = Walk("ddpm"), device: torch.device | str = "cpu", sprites: Path | None = None,
+    weights: Path | None = None, count: int = 10_000, seeds: int = 3, walk: Walk = Walk(), device: torch.device | str = "cpu", sprites: Path | None = None,
 ) -> Task:
     """The shipped network or that of a file, or a LabError for what cannot be meant, before any work.
 
@@ -151,40 +152,48 @@ def open_task(
         raise LabError(f"--seeds is {seeds}, but must be from 1 to 100")
     path = Path(weights or lab.FINAL)
     found = lab.load_weights(path, device)
-    walk = walk.checked(found.schedule.timesteps)
+    walk = walk.checked(found.schedule.timesteps, found.facts, usual="ddpm")
     sampling.class_names(found)
     start = fitted_start(found.schedule, found.facts.get("sprites_sha256"), sprites) if walk.start == "fitted" else None
     return Task(found, path.name, checkpoints.sha256_of(path), count, seeds, walk, start)
 
 
-def make(task: Task, seed: int) -> tuple[Made, np.ndarray]:
-    """The sprites of one seed, as many for each class, in mixed order; and a fifth as many without context."""
+def make(task: Task, seed: int, team: Team = Team()) -> tuple[Made, np.ndarray]:
+    """The sprites of one seed, as many for each class, in mixed order; and a fifth as many without context.
+
+    The workers of a team make them together; only the first one has them in the end, the others none.
+    """
     names = sampling.class_names(task.found)
     each, sprites, labels = -(-task.count // len(names)), [], []
     wanted = {name: context_of({name: 1}, names) for name in names} | {"no context": torch.zeros(len(names))}
     for number, (name, context) in enumerate(wanted.items()):
-        walks = sampling.walks(task.found, context, each, task.walk, seed * len(wanted) + number, task.start)
-        sprites.append(np.concatenate([to_bytes(finite(final(walk))) for _, walk in lab.progress(walks, -(-each // sampling.BATCH), name)]))
-        labels.append(np.full(each, number))
-    order = shuffled(each * len(names), seed, 7)
+        walks, total = sampling.walks(task.found, context, each, task.walk, seed * len(wanted) + number, task.start, team=team), -(-each // sampling.BATCH)
+        batches = team.in_order((to_bytes(finite(final(walk))) for _, walk in walks), total)
+        nothing = np.empty((0, *task.found.model.picture_shape[1:], task.found.model.picture_shape[0]), np.uint8)
+        sprites.append(np.concatenate([nothing, *(lab.progress(batches, total, name) if team.first else batches)]))
+        labels.append(np.full(len(sprites[-1]), number))
+    order = shuffled(sum(map(len, labels[:-1])), seed, 7)
     return (np.concatenate(sprites[:-1])[order], np.concatenate(labels[:-1])[order]), sprites[-1]
 
 
 def evaluate(
     task: Task, ref: Reference, draw_fresh: Callable[[int, int], SpriteSet], look: Callable[[np.ndarray, np.ndarray], None] | None = None,
-    alone: bool = False,
+    alone: bool = False, team: Team = Team(),
 ) -> dict[str, Any]:
     """Measure a network with each seed, beside yardsticks of the same count; numbers, texts and lists alone (JSON).
 
     draw_fresh(count, seed) draws real sprites, nearly all of which are not in the file. `look` is shown the first seed's
-    sprites, as they come, and as many real ones. `alone` leaves out the yardsticks but new sprites.
+    sprites, as they come, and as many real ones. `alone` leaves out the yardsticks but new sprites. Of a team, the first worker
+    measures what all make; the others return nothing in it.
     """
     check_fit(task, ref)
     title = f"{task.name}, {task.walk}"
     rows: dict[str, list[dict[str, float]]] = {}
     confusion, free = np.zeros((len(ref.judge.class_names),) * 2, int), []
     for seed in range(task.seeds):
-        made, unasked = make(task, seed)
+        made, unasked = make(task, seed, team)
+        if not team.first:
+            continue
         count = len(made[0])
         fresh = unseen(draw_fresh(count * 21 // 20, FRESH + seed), ref, count)
         if look and not seed:
@@ -194,11 +203,16 @@ def evaluate(
             rows.setdefault(name, []).append(measure(sprites, ref, seed))
         confusion += confused(ref.judge, *made)
         free.append(np.bincount(taken_for(ref.judge, unasked), minlength=len(confusion)) / len(unasked))
+    return report(task, ref, rows, confusion, np.mean(free, 0)) if team.first else {}
+
+
+def report(task: Task, ref: Reference, rows: dict[str, list[dict[str, float]]], confusion: np.ndarray, unasked: np.ndarray) -> dict[str, Any]:
+    """All that was measured, and of what, as numbers, texts and lists; the first of the rows is the network's."""
     return {
-        "network": title, "network_sha256": task.sha256, **{f"{name}_sha256": sha for name, sha in ref.files.items()},
-        "scale": task.walk.scale, "count": count, "seeds": task.seeds, "classes": list(ref.judge.class_names), "rows": rows,
+        "network": next(iter(rows)), "network_sha256": task.sha256, **{f"{name}_sha256": sha for name, sha in ref.files.items()},
+        "scale": task.walk.scale, "count": int(confusion.sum()) // task.seeds, "seeds": task.seeds, "classes": list(ref.judge.class_names), "rows": rows,
         "confusion": confusion.tolist(), "held_out_confusion": confused(ref.judge, ref.test.sprites, ref.test.labels).tolist(),
-        "unasked": np.mean(free, 0).tolist(),
+        "unasked": unasked.tolist(),
     }
 
 

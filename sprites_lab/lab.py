@@ -107,18 +107,19 @@ def progress(steps: Iterable[T], total: int | None = None, label: str = "") -> I
 
 
 def whole_steps(steps: Iterator[T]) -> Iterator[T]:
-    """Pass the steps through so that Ctrl-C waits for the step that is running: what was reported is never half done."""
+    """Pass the steps through so that Ctrl-C (or SIGTERM) waits for the step that is running: what was reported is never half done."""
     if threading.current_thread() is not threading.main_thread():
         yield from steps
         return
     with closing(steps):  # whoever is stopped gets its last work done before the KeyboardInterrupt is seen
         while True:
             asked = []
-            before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+            before = {number: signal.signal(number, lambda *_: asked.append(True)) for number in (signal.SIGINT, signal.SIGTERM)}
             try:
                 step = next(steps, None)
             finally:
-                signal.signal(signal.SIGINT, before)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
             if step is not None:
                 yield step
             if asked:

@@ -8,11 +8,10 @@ import torch
 
 from sprites_lab.data import SpriteSet
 from sprites_lab.errors import LabError
+from sprites_lab.levers import min_snr_loss, stratified_t, velocity_loss, warm_cosine
 from sprites_lab.muon import Muon
 from sprites_lab.schedule import NoiseSchedule, cosine_schedule, linear_schedule
-from sprites_lab.training import (
-    DrawTimesteps, Loss, Progress, Rate, TrainingState, linear_fall, min_snr_loss, noise_loss, stratified_t, train, uniform_t, velocity_loss, warm_cosine,
-)
+from sprites_lab.training import DrawTimesteps, Loss, Progress, Rate, TrainingState, linear_fall, noise_loss, train, uniform_t
 from sprites_lab.unet import OPTIONS, ContextUnet
 
 

@@ -15,6 +15,7 @@ from sprites_lab.errors import LabError
 from sprites_lab.lab import fast_dtype
 from sprites_lab.recipes import recipe_called
 from sprites_lab.schedule import NoiseSchedule
+from sprites_lab.team import Team, share_batch_norm
 from sprites_lab.training import Progress, TrainingState, check_recipe
 from sprites_lab.unet import OPTIONS, ContextUnet
 
@@ -39,6 +40,7 @@ class Run(NamedTuple):
     state: TrainingState
     device: torch.device
     updates_before: int  # of the network that the run began with
+    team: Team = Team()
 
     @property
     def updates_per_epoch(self) -> int:
@@ -51,19 +53,16 @@ class Run(NamedTuple):
         return self.recipe["epochs"] * self.updates_per_epoch
 
 
-def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: str | Path | None = None, **chosen: Any) -> Run:
+def open_run(
+    folder: str | Path, resume: bool, device: torch.device, sprites: str | Path | None = None, team: Team = Team(), **chosen: Any
+) -> Run:
     """Start a run in an empty folder, or go on with the newest readable checkpoint of a folder.
 
-    `chosen` are the entries of RECIPE that differ from the defaults; a resumed run keeps the recipe it began with.
+    `chosen` are the entries of RECIPE that differ from the defaults; a resumed run keeps the recipe it began with. The workers
+    of a team must all see the same files.
     """
     folder, path = Path(folder), Path(sprites or SPRITES)
-    newest = checkpoints.latest(folder) if folder.is_dir() else None
-    if newest and not resume:
-        raise LabError(f"{folder} already holds a run ({newest.name}); add --resume to go on with it, or choose another folder with --out")
-    if resume and not newest:
-        raise LabError(f"{folder} holds no readable checkpoint to resume from; start without --resume")
-    if (folder / FINAL).exists() and not resume:
-        raise LabError(f"{folder} already holds a finished network ({FINAL}); choose another folder with --out")
+    newest = newest_state(folder, resume)
     found, data = checkpoints.load(newest, "model") if newest else None, load_sprites(path)
     if found and not is_run(found):
         raise LabError(f"{newest} holds a network, not a run that can go on; begin a new run with --start {newest} and another --out")
@@ -75,10 +74,24 @@ def open_run(folder: str | Path, resume: bool, device: torch.device, sprites: st
     recipe |= {name: getattr(levers, name) for name in ("batch_size", "learning_rate") if recipe[name] is None}
     check_recipe(data.train.sprites, data.train.labels, *(recipe[name] for name in CHECKED))
     model, schedule, before = (found.model, found.schedule, found.facts.get("updates_before", 0)) if found else first_network(recipe, data)
-    state = levers.state(model, device, autocast_of(recipe, device))
+    state = levers.state(share_batch_norm(model, team), device, autocast_of(recipe, device))
     if found:
         state.load(found.groups, found.facts["updates"])
-    return Run(folder, recipe, data, sha, schedule, state, device, before)
+    team.agree((recipe, sha, state.updates), "runs (recipe, SHA-256 of the sprites, updates)")
+    team.share(len(data.train) % recipe["batch_size"] or recipe["batch_size"])  # the smallest batch has something for each worker, or a LabError
+    return Run(folder, recipe, data, sha, schedule, state, device, before, team)
+
+
+def newest_state(folder: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from, if that is wanted; a LabError if the folder does not fit the wish."""
+    newest = checkpoints.latest(folder) if folder.is_dir() else None
+    if newest and not resume:
+        raise LabError(f"{folder} already holds a run ({newest.name}); add --resume to go on with it, or choose another folder with --out")
+    if resume and not newest:
+        raise LabError(f"{folder} holds no readable checkpoint to resume from; start without --resume")
+    if (folder / FINAL).exists() and not resume:
+        raise LabError(f"{folder} already holds a finished network ({FINAL}); choose another folder with --out")
+    return newest
 
 
 def is_run(found: checkpoints.Checkpoint) -> bool:
@@ -130,11 +143,12 @@ def go(run: Run, save_every: int = 200) -> Iterator[Progress]:
 
     Whoever stops early (Ctrl-C, closing the generator) gets a checkpoint of the last whole update.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
-    checkpoints.tidy(run.folder)
+    if run.team.first:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.tidy(run.folder)
     data, recipe, saved, losses, began = run.sprites.train, run.recipe, run.state.updates, [], time.monotonic()
     options = {name: recipe[name] for name in CHECKED}
-    steps = recipe_called(recipe["recipe"]).train(run.state, run.schedule, data, run.device, autocast=autocast_of(recipe, run.device), **options)
+    steps = recipe_called(recipe["recipe"]).train(run.state, run.schedule, data, run.device, autocast=autocast_of(recipe, run.device), team=run.team, **options)
     try:
         for progress in steps:
             losses.append(progress.loss)
@@ -160,7 +174,9 @@ def facts_of(run: Run, **more: Any) -> dict[str, Any]:
 
 
 def save_state(run: Run, losses: list[float], progress: Progress, seconds: float) -> None:
-    """Write a checkpoint that the run can go on from, then the log; the two newest checkpoints are kept."""
+    """Write a checkpoint that the run can go on from, then the log; the two newest checkpoints are kept. Only the first worker writes."""
+    if not run.team.first:
+        return
     path = checkpoints.step_path(run.folder, run.state.updates)
     checkpoints.save(path, run.state.tensors(), run.state.model, run.schedule, facts_of(run, kind="run"))
     checkpoints.tidy(run.folder)
@@ -175,7 +191,9 @@ def save_state(run: Run, losses: list[float], progress: Progress, seconds: float
 
 
 def save_network(run: Run, name: str, group: str, epoch: int) -> None:
-    """Write one network of the run (the model or its average) as a small float16 file for sampling."""
+    """Write one network of the run (the model or its average) as a small float16 file for sampling. Only the first worker writes."""
+    if not run.team.first:
+        return
     weights = {"model": run.state.tensors()[group]}
     facts = facts_of(run, kind="network", weights=group, epoch=epoch)
     checkpoints.save(run.folder / name, weights, run.state.model, run.schedule, facts, half=True)

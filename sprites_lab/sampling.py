@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from sprites_lab.data import parse_context, to_bytes, to_pictures
 from sprites_lab.errors import LabError
 from sprites_lab.predictors import Predictor, conditioned, guided
 from sprites_lab.runtime import fast_network
-from sprites_lab.samplers import Step, final, fresh_noise
+from sprites_lab.samplers import Step, fresh_noise
 from sprites_lab.start import FittedStart
 from sprites_lab.stream import SpriteStream
+from sprites_lab.team import Team
 from sprites_lab.walks import Walk, check_names, fitted_start
 
 BATCH, FRAMES, WALKERS = 64, 24, 64  # pictures per call of the network; pictures in an animated walk and on it
@@ -22,7 +24,7 @@ BATCH, FRAMES, WALKERS = 64, 24, 64  # pictures per call of the network; picture
 
 def sample_to_file(
     out: Path, weights: Path | None = None, context: str = "none", count: int = 64, walk: Walk = Walk(), seed: int = 0, device: str = "auto",
-    sprites: Path | None = None, resume: bool = False,
+    sprites: Path | None = None, resume: bool = False, team: Team = Team(),
 ) -> None:
     """Make `count` sprites and write them to `out`: a sheet (.png), the walk from noise (.gif) or arrays (.npz).
 
@@ -36,43 +38,73 @@ def sample_to_file(
     check_names(walk)
     place = lab.pick_device(device)
     found = lab.load_weights(weights or lab.FINAL, place)
-    walk, told = walk.checked(found.schedule.timesteps), parse_context(context, class_names(found))
+    walk, told = walk.checked(found.schedule.timesteps, found.facts), parse_context(context, class_names(found))
     start = fitted_start(found.schedule, found.facts.get("sprites_sha256"), sprites) if walk.start == "fitted" else None
+    asked = {"walk": walk, "context": told.tolist(), "seed": seed, "weights": checkpoints.sha256_of(weights or lab.FINAL)}
+    team.agree(asked, "weights or options")
+    order = Order(found, told, count, walk, seed, start, team)
     if out.suffix.lower() == ".npz":
-        asked = {"walk": walk, "context": told.tolist(), "seed": seed, "weights": checkpoints.sha256_of(weights or lab.FINAL)}
-        stream = SpriteStream(out, (*found.model.picture_shape[1:], found.model.picture_shape[0]), count, BATCH, asked, resume)
-        return stream_arrays(stream, walks(found, told, count, walk, seed, start, stream.done), walk.steps, told)
-    done, frames = [], []
-    for x_T, steps in walks(found, told, count, walk, seed, start):
-        label = label_of(sum(map(len, done)), len(x_T), count)
-        kept = list(some_of(lab.progress(steps, walk.steps, label), walk.steps, FRAMES if out.suffix.lower() == ".gif" else 1))
-        done.append(to_bytes(kept[-1].x_t))
-        frames = frames or [("noise", x_T.cpu()), *((f"t = {step.t}", step.x_t.cpu()) for step in kept)]
-    write(out, np.concatenate(done), frames)
+        write_arrays(order, out, asked, resume)
+    else:
+        write_picture(order, out)
 
 
-def stream_arrays(stream: SpriteStream, batches: Iterator[tuple[Tensor, Iterator[Step]]], num_steps: int, context: Tensor) -> None:
+class Order(NamedTuple):
+    """What is to be drawn, by whom."""
+
+    found: checkpoints.Checkpoint
+    context: Tensor
+    count: int
+    walk: Walk
+    seed: int
+    start: FittedStart | None
+    team: Team
+
+    def batches(self, after: int = 0, shown: int = 1) -> Iterator[tuple[Tensor, list[Step]]]:
+        """x_T and about `shown` steps of each batch of this worker, with a bar for each on the first one."""
+        for number, (x_T, steps) in enumerate(walks(self.found, self.context, self.count, self.walk, self.seed, self.start, after, self.team)):
+            first = after + (number * self.team.size + self.team.rank) * BATCH
+            bar = lab.progress(steps, self.walk.steps, f"sprites {first + 1:,} to {first + len(x_T):,} of {self.count:,}") if self.team.first else steps
+            yield x_T, list(some_of(bar, self.walk.steps, shown if not number else 1))
+
+
+def write_arrays(order: Order, out: Path, asked: dict[str, Any], resume: bool) -> None:
     """Write each batch as soon as it is there, and the .npz at the end; memory does not grow with the number of sprites."""
-    for x_T, steps in batches:
-        stream.add(to_bytes(final(lab.progress(steps, num_steps, label_of(stream.done, len(x_T), stream.count)))))
-    stream.finish(context.numpy())
+    channels, height, width = order.found.model.picture_shape
+    stream = order.team.on_first(lambda: SpriteStream(out, (height, width, channels), order.count, BATCH, asked, resume))
+    after = order.team.told(stream.done if stream else 0)
+    own = (to_bytes(steps[-1].x_t) for _, steps in order.batches(after))
+    for sprites in order.team.in_order(own, -(-(order.count - after) // BATCH)):  # nothing but on the first worker
+        stream.add(sprites)
+    if stream:
+        stream.finish(order.context.numpy())
 
 
-def label_of(done: int, now: int, count: int) -> str:
-    """What the progress bar of one batch says."""
-    return f"sprites {done + 1:,} to {done + now:,} of {count:,}"
+def write_picture(order: Order, out: Path) -> None:
+    """Write a sheet of all sprites, or the walk of the first batch."""
+    frames: list[tuple[str, Tensor]] = []
+
+    def own() -> Iterator[np.ndarray]:
+        for x_T, steps in order.batches(shown=FRAMES if out.suffix.lower() == ".gif" else 1):
+            frames.extend([] if frames else [("noise", x_T.cpu()), *((f"t = {step.t}", step.x_t.cpu()) for step in steps)])
+            yield to_bytes(steps[-1].x_t)
+
+    done = list(order.team.in_order(own(), -(-order.count // BATCH)))
+    if done:
+        write(out, np.concatenate(done), frames)
 
 
 def walks(
     found: checkpoints.Checkpoint, context: Tensor, count: int, walk: Walk, seed: int = 0, start: FittedStart | None = None, after: int = 0,
+    team: Team = Team(),
 ) -> Iterator[tuple[Tensor, Iterator[Step]]]:
     """x_T and the steps of one batch after the other, on the device of the network; sprite i follows from (seed, i).
 
-    The first `after` sprites, whole batches, are left out.
+    The first `after` sprites, whole batches, are left out; the workers of a team take turns.
     """
     place = next(found.model.parameters()).device
     predict = fast_predictor(found, context, walk.scale, place)
-    for first in range(after, count, BATCH):
+    for first in range(after + team.rank * BATCH, count, team.size * BATCH):
         chance = [lab.picture_generator(seed, i) for i in range(first, min(first + BATCH, count))]
         noise = fresh_noise(torch.zeros(len(chance), *found.model.picture_shape, device=place), chance)
         x_T = start(noise) if start else noise

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sized
-from math import cos, pi
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from sprites_lab.chance import seeded
 from sprites_lab.errors import LabError
 from sprites_lab.schedule import NoiseSchedule, is_whole
+from sprites_lab.team import Team
 
 Loss = Callable[[nn.Module, NoiseSchedule, Tensor, Tensor, Tensor, Tensor], Tensor]
 Rate = Callable[[int, int, int], float]  # (update, updates per epoch, epochs) -> factor of the learning rate
@@ -62,45 +62,14 @@ def noise_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context: T
     return nn.functional.mse_loss(model(schedule.add_noise(x0, t, noise), t, context).to(noise), noise)
 
 
-def min_snr_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context: Tensor, t: Tensor, noise: Tensor, gamma: float = 5.0) -> Tensor:
-    """The noise loss with weight min(SNR, gamma) / SNR, SNR = alpha_bar / (1 - alpha_bar): easy timesteps count less.
-
-    Hang et al. 2023 (arXiv 2303.09556), for predicted noise; at gamma 5 and the course's schedule it changes only t < 93.
-    """
-    signal, spread = schedule.scales(t, x0)
-    snr = (signal / spread).square()
-    error = (model(schedule.add_noise(x0, t, noise), t, context).to(noise) - noise).square()
-    return (error * snr.clamp(max=gamma) / snr).mean()
-
-
-def velocity_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of the velocity signal_scale noise - noise_scale x0: the noise loss with weight 1 / alpha_bar.
-
-    Salimans and Ho 2022 (arXiv 2202.00512), section 4. Errors in x0 weigh SNR + 1: also where noise hides nearly all of it.
-    """
-    signal, _ = schedule.scales(t, x0)
-    return ((model(schedule.add_noise(x0, t, noise), t, context).to(noise) - noise) / signal).square().mean()
-
-
 def uniform_t(count: int, timesteps: int, generator: torch.Generator) -> Tensor:
     """One timestep for each picture, each of 1..T equally likely, independently (Ho et al. 2020, algorithm 1)."""
     return torch.randint(1, timesteps + 1, (count,), generator=generator)
 
 
-def stratified_t(count: int, timesteps: int, generator: torch.Generator) -> Tensor:
-    """Timesteps spread evenly over 1..T by one common offset: each equally likely, no batch all easy (Kingma et al. 2021)."""
-    places = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1
-    return (1 + (places * timesteps).long()).clamp(max=timesteps)[torch.randperm(count, generator=generator)]
-
-
 def linear_fall(update: int, per_epoch: int, epochs: int) -> float:
     """The course's learning rate: falls to 0 in a straight line, epoch by epoch."""
     return 1 - update // per_epoch / epochs
-
-
-def warm_cosine(update: int, per_epoch: int, epochs: int, warm_up: int = 200) -> float:
-    """A learning rate that rises for the first updates and then falls to 0 along half a cosine (Loshchilov, Hutter 2017)."""
-    return min(1, (update + 1) / warm_up) * (1 + cos(pi * update / (epochs * per_epoch))) / 2
 
 
 def drop_context(context: Tensor, probability: float, generator: torch.Generator) -> Tensor:
@@ -120,13 +89,13 @@ def train(
     epochs: int = 32, batch_size: int = 100, learning_rate: float = 1e-3,
     context_dropout: float = 0.1, average_decay: float = 0.999, seed: int = 0,
     loss: Loss = noise_loss, draw_t: DrawTimesteps = uniform_t, rate_factor: Rate = linear_fall, may_mirror: Tensor | None = None,
-    autocast: torch.dtype | None = None,
+    autocast: torch.dtype | None = None, team: Team = Team(),
 ) -> Iterator[Progress]:
     """Train state.model (by default with the course's recipe), yielding after each update; the model is then in eval mode.
 
     sprites (N, 3, 16, 16) in [-1, 1] and contexts (N, K), on the device of the model. Every epoch goes once through the
     sprites in a new order; the optimiser's learning rate is learning_rate * rate_factor(...). Sprites that are true in may_mirror
-    (N,) come mirrored half of the time. Goes on where state.updates says.
+    (N,) come mirrored half of the time. Goes on where state.updates says. A `team` shares every batch and sums the gradients.
     """
     check_recipe(sprites, contexts, epochs, batch_size, learning_rate, context_dropout, average_decay, seed)
     per_epoch = -(-len(sprites) // batch_size)
@@ -138,7 +107,7 @@ def train(
         chance, x0 = seeded(seed, update, 1), sprites[rows]
         if may_mirror is not None:
             x0 = mirror_some(x0, may_mirror[rows], seeded(seed, update, 2))
-        value = take_step(state, schedule, x0, contexts[rows], rate, context_dropout, chance, loss, draw_t, autocast)
+        value = take_step(state, schedule, x0, contexts[rows], rate, context_dropout, chance, loss, draw_t, autocast, team)
         # early on the average forgets fast, so that it does not remember the untrained network
         update_average(state.average, state.model, min(average_decay, (1 + update) / (10 + update)))
         state.updates = update + 1
@@ -148,27 +117,33 @@ def train(
 def take_step(
     state: TrainingState, schedule: NoiseSchedule, x0: Tensor, context: Tensor, learning_rate: float, context_dropout: float,
     generator: torch.Generator, loss: Loss = noise_loss, draw_t: DrawTimesteps = uniform_t, autocast: torch.dtype | None = None,
+    team: Team = Team(),
 ) -> float:
     """One update on one batch; returns its loss. A loss that is no number stops here, before it can harm the weights."""
     context = drop_context(context, context_dropout, generator)
     t = draw_t(len(x0), schedule.timesteps, generator).to(x0.device)
     noise = torch.randn(x0.shape, generator=generator).to(x0)
+    mine = team.share(len(x0))  # all of the batch, unless several processes share it
+    part = (mine.stop - mine.start) / len(x0)
     statistics = [buffer.clone() for buffer in state.model.buffers()]
     state.model.train()
     try:
         with torch.autocast(x0.device.type, autocast, enabled=autocast is not None):
-            value = loss(state.model, schedule, x0, context, t, noise)
-        if not value.isfinite():
-            for buffer, before in zip(state.model.buffers(), statistics):  # the forward pass has put the bad batch into them
-                buffer.data.copy_(before)
-            raise LabError(f"the loss became {value.item()} at update {state.updates + 1}; the weights before it are kept. Try a smaller learning_rate")
+            value = part * loss(state.model, schedule, x0[mine], context[mine], t[mine], noise[mine])
+        whole = team.total(value.detach().clone())
+        if not whole.isfinite():
+            raise LabError(f"the loss became {whole.item()} at update {state.updates + 1}; the weights before it are kept. Try a smaller learning_rate")
         state.optimizer.param_groups[0]["lr"] = learning_rate
         state.optimizer.zero_grad()
-        value.backward()
-        state.optimizer.step()
+        team.backward(value, state.model)
+    except BaseException:
+        for buffer, before in zip(state.model.buffers(), statistics):  # the forward pass has put this batch into them
+            buffer.data.copy_(before)
+        raise
     finally:
         state.model.eval()
-    return value.item()
+    state.optimizer.step()
+    return whole.item()
 
 
 @torch.no_grad()

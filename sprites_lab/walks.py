@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -26,17 +26,33 @@ STARTS = ("noise", "fitted")
 
 
 class Walk(NamedTuple):
-    """How sprites are walked to. steps None: the sampler's usual number; eta: share of fresh noise; scale: guidance."""
+    """How sprites are walked to. steps None: the sampler's usual number; eta: share of fresh noise; scale: guidance.
 
-    sampler: str = "ddim"
+    What else is None is for `checked` to fill in: a student's file says how it walks.
+    """
+
+    sampler: str | None = None
     steps: int | None = None
     eta: float = 0.0
     scale: float = 1.0
-    spacing: str = "trailing"
-    start: str = "noise"
+    spacing: str | None = None
+    start: str | None = None
 
-    def checked(self, timesteps: int) -> "Walk":
-        """The walk with its number of steps filled in, or a LabError for what cannot be meant."""
+    def checked(self, timesteps: int, facts: dict[str, Any] = {}, usual: str = "ddim") -> "Walk":
+        """The walk with nothing left open, or a LabError for what cannot be meant.
+
+        Without a sampler, the rest comes from the walk in the facts of the weights, if they are a student's; then from the
+        `usual` sampler with trailing steps from noise.
+        """
+        own = own_walk(facts) if self.sampler is None else Walk()
+        return self.filled(own).filled(Walk(usual, spacing="trailing", start="noise")).complete(timesteps)
+
+    def filled(self, other: "Walk") -> "Walk":
+        """This walk with its open places taken from another."""
+        return Walk(*(theirs if ours is None else ours for ours, theirs in zip(self, other)))
+
+    def complete(self, timesteps: int) -> "Walk":
+        """A walk without open places, its number of steps filled in; LabError for what cannot be meant."""
         check_names(self)
         if not 0 <= self.eta <= 1:
             raise LabError(f"--eta is {self.eta}, but must lie between 0 (no fresh noise) and 1 (as noisy as ddpm)")
@@ -50,7 +66,7 @@ class Walk(NamedTuple):
 
     def __str__(self) -> str:
         """Its name in a table: what differs from a plain walk is said."""
-        said = [f"eta {self.eta:g}"] * bool(self.eta) + [self.spacing] * (self.spacing != "trailing") + ["fitted start"] * (self.start == "fitted")
+        said = [f"eta {self.eta:g}"] * bool(self.eta) + [self.spacing] * (self.spacing not in (None, "trailing")) + ["fitted start"] * (self.start == "fitted")
         return ", ".join([f"{self.sampler} {self.steps}", *said])
 
     def run(self, predict_noise: Predictor, schedule: NoiseSchedule, x_T: Tensor, generator: Generators) -> Iterator[Step]:
@@ -63,10 +79,18 @@ class Walk(NamedTuple):
         return STEPPERS[self.sampler](predict_noise, schedule, x_T, self.steps, generator=generator, spacing=spacing, **noisy)
 
 
+def own_walk(facts: dict[str, Any]) -> Walk:
+    """The walk that a weights file says it was made for; an open one if it says nothing."""
+    found = facts.get("walk", {})
+    if not isinstance(found, dict) or not set(found) <= set(Walk._fields):
+        raise LabError(f"the weights name the walk {found!r}, which this sprites_lab does not know; say how to walk with --sampler")
+    return Walk(**found)
+
+
 def check_names(walk: Walk) -> None:
-    """LabError for a name that nothing has."""
+    """LabError for a name that nothing has; None is still to be filled in."""
     for option, name, there in (("--sampler", walk.sampler, SAMPLERS), ("--spacing", walk.spacing, SPACINGS), ("--start", walk.start, STARTS)):
-        if name not in there:
+        if name is not None and name not in there:
             raise LabError(f"{option} is '{name}', but must be one of {', '.join(there)}")
 
 

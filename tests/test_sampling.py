@@ -142,6 +142,18 @@ def test_a_number_of_steps_that_cannot_be_meant_is_refused(given, words):
         steps_of(*given)
 
 
+def test_what_a_walk_leaves_open_comes_from_the_weights_and_then_from_the_usual():
+    student = {"walk": dict(sampler="ddim", steps=4, spacing="quadratic", start="fitted")}
+    assert Walk().checked(500, student) == Walk("ddim", 4, 0.0, 1.0, "quadratic", "fitted")
+    assert Walk(steps=2, scale=2.0).checked(500, student) == Walk("ddim", 2, 0.0, 2.0, "quadratic", "fitted")
+    assert Walk(start="noise").checked(500, student, usual="ddpm") == Walk("ddim", 4, 0.0, 1.0, "quadratic", "noise")
+    assert Walk("unipc").checked(500, student) == Walk("unipc", 10, 0.0, 1.0, "trailing", "noise")  # who names a sampler means it
+    assert Walk().checked(500, usual="ddpm") == Walk("ddpm", 500, 0.0, 1.0, "trailing", "noise")
+    for wrong in ("ddim", {"sampler": "ddim", "speed": 3}):
+        with pytest.raises(LabError, match="say how to walk with --sampler"):
+            Walk().checked(500, {"walk": wrong})
+
+
 @pytest.mark.parametrize("walk, words", [
     (Walk("ddimm"), "--sampler is 'ddimm', but must be one of ddpm, ddim, dpm-solver"), (Walk(spacing="even"), "--spacing is 'even', but must be one of trailing"),
     (Walk(start="zero"), "--start is 'zero'"), (Walk("unipc", eta=1.0), "--eta belongs to --sampler ddim and dpm-solver"), (Walk("ddpm", eta=0.5), "--eta belongs"),

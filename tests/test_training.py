@@ -10,7 +10,7 @@ from checks import run
 from oracle import ALPHA_BAR, close
 from small import Pixelwise, generator, network, pictures, same_tensors, snapshot
 
-from sprites_lab import LabError, TrainingState, linear_schedule, train, training
+from sprites_lab import LabError, TrainingState, levers, linear_schedule, train, training
 from sprites_lab.recipes import course_recipe, improved_recipe
 
 
@@ -173,7 +173,7 @@ def test_the_velocity_loss_is_the_error_of_the_velocity():
     x_t = schedule.add_noise(x0, t, noise)
     guess = (x_t - spread * 0.5 * x_t) / signal  # the clean picture behind the answer
     wrong = (signal * 0.5 * x_t - spread * guess) - (signal * noise - spread * x0)
-    close(training.velocity_loss(model, schedule, x0, contexts, t, noise), wrong.square().mean(), 1e-5 * float(wrong.square().mean()))
+    close(levers.velocity_loss(model, schedule, x0, contexts, t, noise), wrong.square().mean(), 1e-5 * float(wrong.square().mean()))
 
 
 def test_mirroring_takes_half_of_those_that_may_be_mirrored():
@@ -230,13 +230,13 @@ def test_min_snr_weighs_each_picture_by_hand():
     a = torch.from_numpy(ALPHA_BAR)[t]
     weight = torch.minimum(a / (1 - a), torch.tensor(5.0)) / (a / (1 - a))
     silent = lambda x_t, t, context: torch.zeros_like(x_t)  # noqa: E731
-    close(training.min_snr_loss(silent, linear_schedule(), x0, contexts, t, noise), (noise.square().mean((1, 2, 3)) * weight).mean(), 1e-5)
+    close(levers.min_snr_loss(silent, linear_schedule(), x0, contexts, t, noise), (noise.square().mean((1, 2, 3)) * weight).mean(), 1e-5)
     assert (weight[3:] == 1).all() and (weight[:3] < 1).all()
-    close(training.min_snr_loss(silent, linear_schedule(), x0, contexts, t, noise, gamma=1e9), training.noise_loss(silent, linear_schedule(), x0, contexts, t, noise), 1e-6)
+    close(levers.min_snr_loss(silent, linear_schedule(), x0, contexts, t, noise, gamma=1e9), training.noise_loss(silent, linear_schedule(), x0, contexts, t, noise), 1e-6)
 
 
 def test_stratified_timesteps_are_each_as_likely_and_spread_in_every_batch():
-    batches = torch.stack([training.stratified_t(10, 50, generator(i)) for i in range(4000)])
+    batches = torch.stack([levers.stratified_t(10, 50, generator(i)) for i in range(4000)])
     counts = batches.flatten().bincount(minlength=51)
     assert counts[0] == 0 and len(counts) == 51 and ((counts[1:] - 800) ** 2 / 800).sum() < 49 + 5 * 98**0.5
     for i in range(10):  # each place of the batch may get any t
@@ -246,7 +246,7 @@ def test_stratified_timesteps_are_each_as_likely_and_spread_in_every_batch():
 
 
 def test_the_cosine_rate_rises_falls_and_ends_near_nothing():
-    rates = [training.warm_cosine(update, 100, 10, warm_up=50) for update in range(1000)]
+    rates = [levers.warm_cosine(update, 100, 10, warm_up=50) for update in range(1000)]
     close(rates[0], 1 / 50, 1e-6)
     close(rates[500], 0.5, 1e-9)
     assert max(rates) == rates[49] > 0.99 and rates[-1] < 1e-5 and all(a > b for a, b in zip(rates[49:], rates[50:]))

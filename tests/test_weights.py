@@ -33,6 +33,21 @@ def test_every_network_has_a_card_that_was_measured_with_it(name):
     assert {row.keys() == evaluation.MEANING.keys() for rows in card["rows"].values() for row in rows} == {True}
 
 
+@pytest.mark.parametrize(("name", "weights"), [("ddim-20", "sprites"), ("ten-calls", "sprites"), ("student-4", "student-4")])
+def test_every_other_walk_has_a_card_that_was_measured_with_its_network(name, weights):
+    card = lab.load_card(name)
+    files = {"network": WEIGHTS / f"{weights}.safetensors", "classifier": lab.CLASSIFIER, "sprites": SPRITES}
+    assert {what: card[f"{what}_sha256"] for what in files} == {what: sha256(path) for what, path in files.items()}
+    assert (WEIGHTS / f"{name}.md").read_text(encoding="utf-8") == evaluation.table(card)
+
+
+@pytest.mark.parametrize("steps", [4])
+def test_the_students_say_how_they_walk_and_who_taught_them(steps):
+    facts = lab.load_weights(WEIGHTS / f"student-{steps}.safetensors").facts
+    assert facts["walk"] == dict(sampler="ddim", steps=steps, spacing="quadratic", start="fitted")
+    assert facts["teacher_sha256"] == sha256(lab.FINAL) and facts["sprites_sha256"] == sha256(SPRITES) and facts["student"]["steps"] == steps
+
+
 def test_the_networks_have_the_announced_recipes():
     facts = {name: lab.load_weights(WEIGHTS / f"{name}.safetensors").facts for name in NETWORKS}
     assert {name: fact["recipe"]["recipe"] if "recipe" in fact["recipe"] else "course" for name, fact in facts.items()} == dict.fromkeys(NETWORKS[:-1], "course") | {"sprites": "improved"}
