@@ -158,22 +158,32 @@ def open_task(
     return Task(found, path.name, checkpoints.sha256_of(path), count, seeds, walk, start)
 
 
-def make(task: Task, seed: int, team: Team = Team()) -> tuple[Made, np.ndarray]:
-    """The sprites of one seed, as many for each class, in mixed order; and a fifth as many without context.
+def make(task: Task, seed: int, team: Team = Team()) -> Made:
+    """The sprites of one seed, as many for each class, in mixed order.
 
     The workers of a team make them together; only the first one has them in the end, the others none.
     """
     names = sampling.class_names(task.found)
-    each, sprites, labels = -(-task.count // len(names)), [], []
-    wanted = {name: context_of({name: 1}, names) for name in names} | {"no context": torch.zeros(len(names))}
-    for number, (name, context) in enumerate(wanted.items()):
-        walks, total = sampling.walks(task.found, context, each, task.walk, seed * len(wanted) + number, task.start, team=team), -(-each // sampling.BATCH)
-        batches = team.in_order((to_bytes(finite(final(walk))) for _, walk in walks), total)
-        nothing = np.empty((0, *task.found.model.picture_shape[1:], task.found.model.picture_shape[0]), np.uint8)
-        sprites.append(np.concatenate([nothing, *(lab.progress(batches, total, name) if team.first else batches)]))
-        labels.append(np.full(len(sprites[-1]), number))
-    order = shuffled(sum(map(len, labels[:-1])), seed, 7)
-    return (np.concatenate(sprites[:-1])[order], np.concatenate(labels[:-1])[order]), sprites[-1]
+    sprites = [drawn(task, seed, number, context_of({name: 1}, names), team) for number, name in enumerate(names)]
+    labels = np.concatenate([np.full(len(some), number) for number, some in enumerate(sprites)])
+    order = shuffled(len(labels), seed, 7)
+    return np.concatenate(sprites)[order], labels[order]
+
+
+def make_unasked(task: Task, seed: int, team: Team = Team()) -> np.ndarray:
+    """As many sprites without context as `make` makes for one class, (N, H, W, C)."""
+    classes = len(sampling.class_names(task.found))
+    return drawn(task, seed, classes, torch.zeros(classes), team)
+
+
+def drawn(task: Task, seed: int, number: int, context: Tensor, team: Team) -> np.ndarray:
+    """The sprites of one context, whose `number` gives them their own noise, (N, H, W, C)."""
+    classes, (channels, height, width) = len(sampling.class_names(task.found)), task.found.model.picture_shape
+    count = -(-task.count // classes)
+    walks, total = sampling.walks(task.found, context, count, task.walk, seed * (classes + 1) + number, task.start, team=team), -(-count // sampling.BATCH)
+    batches = team.in_order((to_bytes(finite(final(walk))) for _, walk in walks), total)
+    label = f"seed {seed}, context {number + 1} of {classes + 1}"
+    return np.concatenate([np.empty((0, height, width, channels), np.uint8), *(lab.progress(batches, total, label) if team.first else batches)])
 
 
 def evaluate(
@@ -191,7 +201,7 @@ def evaluate(
     rows: dict[str, list[dict[str, float]]] = {}
     confusion, free = np.zeros((len(ref.judge.class_names),) * 2, int), []
     for seed in range(task.seeds):
-        made, unasked = make(task, seed, team)
+        made, unasked = make(task, seed, team), make_unasked(task, seed, team)
         if not team.first:
             continue
         count = len(made[0])

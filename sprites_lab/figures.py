@@ -179,6 +179,22 @@ def show_ranking(values: dict[str, float], x: str, level: tuple[str, float] | No
     return finish_chart(figure, alt or title)
 
 
+def show_waterfall(values: dict[str, float], notes: Sequence[str], y: str, title: str = "", alt: str = "") -> Figure:
+    """Bars that fall from left to right on a logarithmic axis: between two of them the factor, below each its note."""
+    figure, axes = new_chart("", y, title)
+    figure.set_figwidth(max(7, 1.1 * len(values)))
+    heights = list(values.values())
+    axes.set_yscale("log")
+    axes.set_ylim(min(heights) / 2.5, max(heights) * 2.5)
+    bars = axes.bar(range(len(heights)), heights, 0.62, color=COLOURS[0])
+    axes.bar_label(bars, [f"{height:.3g}" for height in heights], padding=2, fontsize=8)
+    for i, (high, low) in enumerate(zip(heights, heights[1:])):
+        axes.annotate("", (i + 0.69, low), (i + 0.69, high), arrowprops={"arrowstyle": "->", "color": "dimgrey"})
+        axes.text(i + 0.66, (high * low) ** 0.5, f"{high / low:.3g}x", ha="right", va="center", fontsize=8, color="black", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    axes.set_xticks(range(len(values)), [f"{name}\n{note}" for name, note in zip(values, notes)], fontsize=8)
+    return finish_chart(figure, alt or title)
+
+
 def show_table(counts: np.ndarray, names: Sequence[str], rows: str, columns: str, title: str = "", alt: str = "") -> Figure:
     """A square table of counts (K, K) as shares of each row: dark where a row's counts lie, the share written in every field."""
     counts = np.asarray(counts, float)

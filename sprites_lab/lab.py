@@ -20,6 +20,7 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 FINAL = WEIGHTS / "sprites.safetensors"
 CLASSIFIER = WEIGHTS / "classifier.safetensors"
 SNAPSHOTS = (0, 4, 8, 31)
+STUDENTS = (4, 2, 1)
 
 
 def static() -> bool:
@@ -87,6 +88,13 @@ def load_snapshot(epoch: int, device: torch.device | str = "cpu") -> checkpoints
     if epoch not in SNAPSHOTS:
         raise LabError(f"there is no snapshot of epoch {epoch}; there are: {', '.join(map(str, SNAPSHOTS))}")
     return load_weights(WEIGHTS / f"epoch-{epoch:02d}.safetensors", device)
+
+
+def load_student(steps: int, device: torch.device | str = "cpu") -> checkpoints.Checkpoint:
+    """The shipped network that draws in 4, 2 or 1 steps of `ddim`, with `spacing.quadratic`, from the fitted start."""
+    if steps not in STUDENTS:
+        raise LabError(f"there is no student of {steps} steps; there are: {', '.join(map(str, STUDENTS))}")
+    return load_weights(WEIGHTS / f"student-{steps}.safetensors", device)
 
 
 def load_card(name: str) -> Any:

@@ -38,7 +38,7 @@ def sweep(task: Task, ref: Reference, folder: Path, ways: list[str], steps: list
             if walk.start not in starts:
                 starts[walk.start] = fitted_start(task.found.schedule, task.found.facts.get("sprites_sha256"), None)
             here = task._replace(walk=walk, start=starts[walk.start])
-            seeds = [evaluation.measure(evaluation.make(here, seed)[0], ref, seed) for seed in range(task.seeds)]
+            seeds = [evaluation.measure(evaluation.make(here, seed), ref, seed) for seed in range(task.seeds)]
             found = {"network_sha256": task.sha256, "way": way, "steps": n, "calls": n * (1 + (walk.scale != 1)), "walk": walk._asdict(), "count": task.count, "seeds": task.seeds}
             found |= {key: [one[key] for one in seeds] for key in KEPT}
             checkpoints.write_bytes(path, json.dumps(found).encode())

@@ -126,8 +126,9 @@ class SharedBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         values = x.float()
-        count = over_all(torch.tensor(float(x.numel() // x.shape[1]), device=x.device))
-        mean = over_all(values.sum((0, 2, 3))) / count
+        rows = torch.full((1,), x.numel() // x.shape[1], device=x.device)
+        *_, count = sums = over_all(torch.cat([values.sum((0, 2, 3)), rows]))
+        mean = sums[:-1] / count
         centred = values - mean[:, None, None]
         variance = over_all(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from oracle import ALPHA_BAR, close
+from oracle import ALPHA_BAR, close, perfect
 from small import Pixelwise, generator, network, pictures, same_tensors, snapshot, sprite_arrays
 
-from sprites_lab import LabError, checkpoints, data, figures, lab, samplers, training
+from sprites_lab import LabError, checkpoints, data, distillation, figures, lab, samplers, spacing, training
 from sprites_lab.schedule import linear_schedule
 
 
@@ -348,3 +348,29 @@ def check_values_are_checked():
                 raise AssertionError(f"{value} was written")
             except LabError as error:
                 assert "out.0.bias" in str(error) and not path.exists()
+
+
+# --- students ---------------------------------------------------------------------------------------------------------
+
+
+def check_right_guess():
+    """A step of DDIM with the right guess ends exactly where the teacher was, from anywhere."""
+    schedule = linear_schedule()
+    for t, t_next in ((500, 281), (500, 0), (281, 125), (31, 0), (2, 1), (1, 0)):
+        x_t, wanted = torch.randn(2, 4, 3, 2, 2, generator=generator(t), dtype=torch.float64)
+        guess = distillation.right_guess(schedule, x_t, t, wanted, t_next)
+        close(samplers.ddim_step(schedule, t, t_next, guess, schedule.guess_noise(x_t, t, guess)), wanted, 1e-9)
+
+
+def check_lessons():
+    """Lessons are the states of the teacher's own walk at the student's timesteps, from x_T to the picture."""
+    schedule, x_T = linear_schedule(), torch.randn(3, 3, 16, 16, generator=generator(), dtype=torch.float64)
+
+    def walk():
+        return samplers.ddim(perfect(0.5, 0.3), schedule, x_T, 12, spacing=spacing.quadratic)
+
+    there = {500: x_T} | {step.t: step.x_t for step in walk()}
+    states, times = distillation.teach(walk(), x_T, 3), spacing.quadratic(schedule, 4)
+    assert states.shape[1] == len(times) == 5
+    for number, t in enumerate(times):
+        assert torch.equal(states[:, number], there[t]), t

@@ -10,7 +10,7 @@ import pytest
 import solver_oracle
 import torch
 
-from sprites_lab import checkpoints, data, figures, lab, predictors, samplers, schedule, solvers, spacing, training
+from sprites_lab import checkpoints, data, distillation, figures, lab, predictors, samplers, schedule, solvers, spacing, training
 from sprites_lab.samplers import Step
 from sprites_lab.schedule import NoiseSchedule, at
 
@@ -466,6 +466,19 @@ bug("the schedule of the file is not the one that is used", checkpoints, "read_s
 @bug("weights that are not the file's", checkpoints, "fill", checks.check_round_trip)
 def _(path, model, found):
     model.load_state_dict({name: tensor for name, tensor in found.items() if "running" not in name}, strict=False)
+
+
+# --- students ---------------------------------------------------------------------------------------------------------
+
+bug("a student that is told the teacher's picture and not how to get there", distillation, "right_guess", checks.check_right_guess)(
+    lambda schedule, x_t, t, wanted, t_next: wanted
+)
+bug("a target that forgets the signal scale", distillation, "right_guess", checks.check_right_guess)(
+    lambda schedule, x_t, t, wanted, t_next: wanted - (schedule.noise_scale[t_next] / schedule.noise_scale[t]).item() * x_t
+)
+bug("lessons that are one step late", distillation, "teach", checks.check_lessons)(
+    lambda walk, x_T, every: torch.stack([x_T, *(step.x_t for number, step in enumerate(walk) if number % every == 0)], 1)
+)
 
 
 @pytest.mark.parametrize("name", ZOO)

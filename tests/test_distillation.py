@@ -1,5 +1,6 @@
 """Students: lessons that lie on the teacher's walk, targets that are exact, trainings that go on, files that say how they walk."""
 
+import checks
 import pytest
 import torch
 from oracle import close, perfect
@@ -7,8 +8,7 @@ from small import NAMES, Pixelwise, generator, network, pictures, same_tensors, 
 
 from sprites_lab import LabError, TrainingState, checkpoints, ddim, distillation, final, lab, linear_schedule, students
 from sprites_lab.__main__ import main
-from sprites_lab.distillation import Lessons, distil, draw_contexts, right_guess, teach
-from sprites_lab.samplers import ddim_step
+from sprites_lab.distillation import Lessons, distil, draw_contexts, teach
 from sprites_lab.spacing import quadratic
 from sprites_lab.walks import Walk
 
@@ -24,21 +24,9 @@ def lessons(count=20, schedule=None):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize(("t", "t_next"), [(500, 281), (500, 0), (31, 0), (2, 1), (1, 0)])
-def test_a_step_with_the_right_guess_ends_where_it_should(t, t_next):
-    schedule = linear_schedule()
-    x_t, wanted = torch.randn(2, 4, 3, 2, 2, generator=generator(), dtype=torch.float64)
-    guess = right_guess(schedule, x_t, t, wanted, t_next)
-    close(ddim_step(schedule, t, t_next, guess, schedule.guess_noise(x_t, t, guess)), wanted, 1e-9)
-
-
-@pytest.mark.oracle
-def test_lessons_are_the_states_of_the_teachers_own_walk():
-    found, schedule = lessons(3), linear_schedule()
-    steps = {step.t: step.x_t for step in ddim(perfect(0.5, 0.3), schedule, found.states[:, 0], 12, spacing=quadratic)}
-    assert quadratic(schedule, 12)[::3] == TIMES == quadratic(schedule, 4)
-    for number, t in enumerate(TIMES[1:], start=1):
-        assert torch.equal(found.states[:, number], steps[t])
+@pytest.mark.parametrize("check", [checks.check_right_guess, checks.check_lessons], ids=lambda check: check.__name__)
+def test_exactly(check):
+    check()
 
 
 def test_fewer_steps_pass_fewer_states_of_the_same_walks():

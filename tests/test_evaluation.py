@@ -85,7 +85,8 @@ def found(files, ref):
 def test_the_sprites_are_those_of_the_walk_by_hand(files, monkeypatch):
     monkeypatch.setattr(evaluation.sampling, "BATCH", 4)
     weights = load(files / "w.safetensors")
-    (sprites, labels), free = evaluation.make(evaluation.open_task(files / "w.safetensors", COUNT, 1, Walk("ddim", 3)), 2)
+    task = evaluation.open_task(files / "w.safetensors", COUNT, 1, Walk("ddim", 3))
+    (sprites, labels), free = evaluation.make(task, 2), evaluation.make_unasked(task, 2)
     for number, context in enumerate([*(context_of({name: 1}) for name in NAMES), None]):
         by_hand = to_bytes(final(ddim(conditioned(weights.model, context), weights.schedule, lab.starting_noise(6, 2 * 6 + number), 3)))
         made = free if context is None else sprites[labels == number]

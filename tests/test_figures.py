@@ -127,6 +127,17 @@ def test_a_ranking_has_a_bar_for_each_value_and_grows_with_them():
     assert blue[0] > 3 * blue[1]  # the first stands on top
 
 
+def test_a_waterfall_names_its_values_and_factors(monkeypatch):
+    drawn, real = [], figures.finish_chart
+    monkeypatch.setattr(figures, "finish_chart", lambda figure, alt: drawn.append(figure) or real(figure, alt))
+    assert figures.show_waterfall({"slow": 30.0, "fast": 3.0, "faster": 1.5}, ["FD 1", "FD 2", "FD 3"], "seconds", alt="falls").data[:4] == b"\x89PNG"
+    (axes,) = drawn[0].axes
+    assert [bar.get_height() for bar in axes.patches[:3]] == [30.0, 3.0, 1.5] and axes.get_yscale() == "log"
+    said = [text.get_text() for text in axes.texts]
+    assert "10x" in said and "2x" in said and "30" in said and [label.get_text() for label in axes.get_xticklabels()][1] == "fast\nFD 2"
+
+
+
 def test_a_table_is_dark_where_a_row_has_its_counts():
     figure = pixels(figures.show_table([[90, 10], [0, 5]], ["a", "b"], "asked for", "taken for")).astype(int)
     height, width = figure.shape[:2]

@@ -76,6 +76,14 @@ def test_snapshots_are_found_by_epoch_and_others_are_refused(tmp_path, monkeypat
         lab.load_snapshot(8)
 
 
+def test_students_are_found_by_steps_and_others_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(lab, "WEIGHTS", tmp_path)
+    write_weights(tmp_path / "student-2.safetensors", steps=2)
+    assert lab.load_student(2).facts["steps"] == 2
+    with pytest.raises(LabError, match="no student of 3 steps; there are: 4, 2, 1"):
+        lab.load_student(3)
+
+
 def test_progress_passes_every_step_through_and_is_silent_for_stored_outputs(capsys, monkeypatch):
     monkeypatch.setenv("SPRITES_LAB_STATIC", "1")
     assert list(lab.progress(iter(range(5)), 5, "steps")) == [0, 1, 2, 3, 4]
