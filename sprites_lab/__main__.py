@@ -113,7 +113,7 @@ def add_sample(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--context", default="none", metavar="C", help="what to draw: hero=1,food=0.6 (hero, non-hero, food, spell, side-facing), or none")
     sub.add_argument("--count", type=int, default=64, metavar="N", help="how many sprites")
     sub.add_argument("--resume", action="store_true", help="go on with a .npz that was stopped (same options)")
-    add_walk(sub, "ddim")
+    add_walk(sub, "dpm-solver with --eta 1 --spacing karras")
     sub.add_argument("--sprites", type=Path, metavar="FILE", help="what the network was trained on, for --start fitted; the bundled set if left out")
     sub.add_argument("--seed", type=int, default=0, help="sprite i follows from seed and i alone")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -122,8 +122,8 @@ def add_sample(sub: argparse.ArgumentParser) -> None:
 def add_walk(sub: argparse.ArgumentParser, sampler: str) -> None:
     """How sprites are walked to; what there is to choose is checked in walks.py, which takes long to load."""
     sub.add_argument("--sampler", metavar="NAME", help=f"ddpm walks all 500 steps; ddim, dpm-solver, ipndm and unipc as few as you like ({sampler}; a student's file says how it walks)")
-    sub.add_argument("--steps", type=int, metavar="N", help="steps of the walk, 1 to 500 (ddpm: always 500, ddim: 20, others: 10, a student: its own)")
-    sub.add_argument("--eta", type=float, default=0.0, help="fresh noise in ddim and dpm-solver: 0 none, 1 as much as ddpm")
+    sub.add_argument("--steps", type=int, metavar="N", help="steps of the walk, 1 to 500 (ddpm: always 500, ddim: 20, dpm-solver: 7, others: 10, a student: its own)")
+    sub.add_argument("--eta", type=float, metavar="E", help="fresh noise in ddim and dpm-solver: 0 none, 1 as much as ddpm (0)")
     sub.add_argument("--spacing", metavar="NAME", help="which timesteps are visited: trailing, quadratic, log-snr or karras (trailing)")
     sub.add_argument("--start", metavar="NAME", help="noise: N(0, 1); fitted: with the mean and covariance of noised training sprites (noise)")
     sub.add_argument("--scale", type=float, default=1.0, help="guidance: 1 plain, above 1 pushed towards the context")

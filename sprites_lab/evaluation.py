@@ -18,7 +18,7 @@ from sprites_lab.neighbours import nearest
 from sprites_lab.samplers import final
 from sprites_lab.start import FittedStart
 from sprites_lab.team import Team
-from sprites_lab.walks import Walk, check_names, fitted_start
+from sprites_lab.walks import DDPM, Walk, check_names, fitted_start
 
 NEAR, COPIES = 2000, 1000  # sprites that the measures of neighbourhoods and of copies look at: they take the square of it
 FRESH = 1_000_003  # new sprites are drawn with this seed and the next ones, which nobody draws a training set with
@@ -152,7 +152,7 @@ def open_task(
         raise LabError(f"--seeds is {seeds}, but must be from 1 to 100")
     path = Path(weights or lab.FINAL)
     found = lab.load_weights(path, device)
-    walk = walk.checked(found.schedule.timesteps, found.facts, usual="ddpm")
+    walk = walk.checked(found.schedule.timesteps, found.facts, DDPM)
     sampling.class_names(found)
     start = fitted_start(found.schedule, found.facts.get("sprites_sha256"), sprites) if walk.start == "fitted" else None
     return Task(found, path.name, checkpoints.sha256_of(path), count, seeds, walk, start)

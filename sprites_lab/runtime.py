@@ -1,6 +1,7 @@
 """The fastest exact way to run a network on this machine: the same sprites, sooner. Only layers get fewer digits, never a solver."""
 
 import copy
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def fast_network(model: ContextUnet, dtype: torch.dtype | None = None, compiled:
 
     Batch norm becomes part of the convolution before it, memory is laid out channels last. With `dtype` (torch.bfloat16) the
     layers on pictures compute in it, t and context are read in float32, and a velocity becomes noise in float32. `compiled`
-    asks torch.compile, which needs a C++ compiler and a first call of a minute; without one, leave it out.
+    asks torch.compile as well: its first call of each size takes up to a minute; where it does not work, a warning says so.
     """
     made = copy.deepcopy(model).eval().requires_grad_(False).float()
     fold_batch_norm(made)
@@ -33,7 +34,20 @@ def fast_network(model: ContextUnet, dtype: torch.dtype | None = None, compiled:
     if dtype is not None:
         lower(made, dtype)
     made.register_forward_hook(lambda module, given, answer: answer.float())
-    return torch.compile(made) if compiled else made
+    return with_compiler(made) if compiled else made
+
+
+def with_compiler(network: ContextUnet) -> nn.Module:
+    """The network compiled (with CUDA graphs on a GPU), or itself with a warning where that does not work: it takes a C++ compiler."""
+    place = next(network.parameters()).device
+    made = torch.compile(network, mode="reduce-overhead" if place.type == "cuda" else None)
+    try:
+        with torch.no_grad():
+            made(torch.zeros(2, *network.picture_shape, device=place), torch.ones(2, dtype=torch.int64, device=place))
+    except Exception as error:  # compilers fail in every way
+        warnings.warn(f"torch.compile does not work here ({str(error).splitlines()[0][:100]}); the network runs without it", stacklevel=3)
+        return network
+    return made
 
 
 def fold_batch_norm(model: nn.Module) -> None:

@@ -39,7 +39,8 @@ SETTINGS = {
     "DDPM 500": Setting("sprites", "sprites", Walk("ddpm")),
     "DDIM 20": Setting("ddim-20", "sprites", Walk("ddim", 20)),
     "2M SDE 10": Setting("ten-calls", "sprites", Walk("dpm-solver", 10, 1.0, spacing="karras", start="fitted")),
-    "student 4": Setting("student-4", "student-4", Walk()),
+    "2M SDE 7": Setting("seven-calls", "sprites", Walk("dpm-solver", 7, 1.0, spacing="karras", start="fitted")),
+    **{f"student {steps}": Setting(f"student-{steps}", f"student-{steps}", Walk()) for steps in lab.STUDENTS},
 }
 
 

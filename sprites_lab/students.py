@@ -20,7 +20,7 @@ from sprites_lab.training import Progress, TrainingState
 from sprites_lab.unet import ContextUnet
 from sprites_lab.walks import SPACINGS, Walk, fitted_start
 
-TEACHER = Walk("dpm-solver", 12, scale=2.0, spacing="quadratic", start="fitted")  # deterministic, its guidance is the student's nature
+TEACHER = Walk("dpm-solver", 12, eta=0.0, scale=2.0, spacing="quadratic", start="fitted")  # deterministic, its guidance is the student's nature
 FINEST, PART, BATCH, LESSONS_SEED = 4, 1000, 125, 11  # steps that lessons are kept for; walks per file and per call of the teacher
 RECIPE: dict[str, Any] = dict(steps=4, count=20_000, epochs=3, batch_size=50, learning_rate=5e-4, average_decay=0.999, seed=0)
 LEAST = {"steps": 1, "count": PART, "epochs": 1, "batch_size": 1, "seed": 0}

@@ -18,7 +18,7 @@ from sprites_lab.spacing import karras, log_snr, quadratic, trailing
 from sprites_lab.start import FittedStart
 
 STEPPERS = {"ddim": ddim, "dpm-solver": dpm_solver, "ipndm": ipndm, "unipc": unipc}  # samplers that take a number of steps
-STEPS = {"ddim": 20, "dpm-solver": 10, "ipndm": 10, "unipc": 10}
+STEPS = {"ddim": 20, "dpm-solver": 7, "ipndm": 10, "unipc": 10}
 NOISY = ("ddim", "dpm-solver")  # those that take eta
 SAMPLERS = ("ddpm", *STEPPERS)
 SPACINGS = {"trailing": trailing, "quadratic": quadratic, "log-snr": log_snr, "karras": karras}
@@ -26,26 +26,26 @@ STARTS = ("noise", "fitted")
 
 
 class Walk(NamedTuple):
-    """How sprites are walked to. steps None: the sampler's usual number; eta: share of fresh noise; scale: guidance.
+    """How sprites are walked to. steps: None is the sampler's usual number; eta: share of fresh noise; scale: guidance.
 
     What else is None is for `checked` to fill in: a student's file says how it walks.
     """
 
     sampler: str | None = None
     steps: int | None = None
-    eta: float = 0.0
+    eta: float | None = None
     scale: float = 1.0
     spacing: str | None = None
     start: str | None = None
 
-    def checked(self, timesteps: int, facts: dict[str, Any] = {}, usual: str = "ddim") -> "Walk":
+    def checked(self, timesteps: int, facts: dict[str, Any] = {}, usual: "Walk | None" = None) -> "Walk":
         """The walk with nothing left open, or a LabError for what cannot be meant.
 
-        Without a sampler, the rest comes from the walk in the facts of the weights, if they are a student's; then from the
-        `usual` sampler with trailing steps from noise.
+        Without a sampler, the rest comes from the walk in the facts of the weights, if they are a student's, else from the
+        `usual` one (BEST). What is still open: DDIM, no fresh noise, trailing steps, from noise.
         """
-        own = own_walk(facts) if self.sampler is None else Walk()
-        return self.filled(own).filled(Walk(usual, spacing="trailing", start="noise")).complete(timesteps)
+        own = Walk() if self.sampler else own_walk(facts) or usual or BEST
+        return self.filled(own).filled(Walk("ddim", None, 0.0, 1.0, "trailing", "noise")).complete(timesteps)
 
     def filled(self, other: "Walk") -> "Walk":
         """This walk with its open places taken from another."""
@@ -66,7 +66,7 @@ class Walk(NamedTuple):
 
     def __str__(self) -> str:
         """Its name in a table: what differs from a plain walk is said."""
-        said = [f"eta {self.eta:g}"] * bool(self.eta) + [self.spacing] * (self.spacing not in (None, "trailing")) + ["fitted start"] * (self.start == "fitted")
+        said = [f"eta {self.eta or 0:g}"] * bool(self.eta) + [self.spacing] * (self.spacing not in (None, "trailing")) + ["fitted start"] * (self.start == "fitted")
         return ", ".join([f"{self.sampler} {self.steps}", *said])
 
     def run(self, predict_noise: Predictor, schedule: NoiseSchedule, x_T: Tensor, generator: Generators) -> Iterator[Step]:
@@ -79,12 +79,18 @@ class Walk(NamedTuple):
         return STEPPERS[self.sampler](predict_noise, schedule, x_T, self.steps, generator=generator, spacing=spacing, **noisy)
 
 
-def own_walk(facts: dict[str, Any]) -> Walk:
-    """The walk that a weights file says it was made for; an open one if it says nothing."""
-    found = facts.get("walk", {})
+def own_walk(facts: dict[str, Any]) -> Walk | None:
+    """The walk that a weights file says it was made for, if it says one."""
+    found = facts.get("walk")
+    if found is None:
+        return None
     if not isinstance(found, dict) or not set(found) <= set(Walk._fields):
         raise LabError(f"the weights name the walk {found!r}, which this sprites_lab does not know; say how to walk with --sampler")
     return Walk(**found)
+
+
+BEST = Walk("dpm-solver", eta=1.0, spacing="karras")  # as good as DDPM's 500 calls with the fewest, by the sweep in weights/README.md
+DDPM = Walk("ddpm")
 
 
 def check_names(walk: Walk) -> None:

@@ -1,5 +1,8 @@
 """The fast network answers what the network answers."""
 
+import shutil
+import warnings
+
 import pytest
 import torch
 from oracle import generator, normal
@@ -73,3 +76,30 @@ def test_the_shipped_network_draws_the_same_sprites_faster_or_not():
     assert abs(draw(fast_network(found.model)) - plain).max() <= 1
     low = abs(draw(fast_network(found.model, torch.bfloat16)) - plain)
     assert 0 < low.mean() < 6
+
+
+def test_without_a_compiler_the_network_runs_as_it_is(monkeypatch):
+    def broken(network, mode):
+        def fail(*given):
+            raise RuntimeError("no C++ compiler\nat all")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model = trained_looking()
+    with pytest.warns(UserWarning, match=r"torch.compile does not work here \(no C\+\+ compiler\)"):
+        made = fast_network(model, compiled=True)
+    assert torch.equal(answers(made, 7), answers(fast_network(model), 7))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_answers_the_same():
+    model = trained_looking()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        made = fast_network(model, compiled=True)
+    assert type(made) is not type(model)  # it was really compiled
+    given = normal(2, 3, 16, 16, dtype=torch.float32), torch.ones(2, dtype=torch.int64)  # another size would be compiled again
+    with torch.no_grad():
+        torch.testing.assert_close(made(*given), fast_network(model)(*given), atol=2e-5, rtol=1e-4)

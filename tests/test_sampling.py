@@ -11,7 +11,7 @@ from oracle import close, normal, perfect
 from PIL import Image, ImageSequence
 from small import careful, network, write_weights
 
-from sprites_lab import LabError, checkpoints, conditioned, ddim, ddpm, final, figures, lab, linear_schedule, sampling
+from sprites_lab import LabError, checkpoints, conditioned, ddim, ddpm, final, figures, lab, linear_schedule, sampling, walks
 from sprites_lab.data import parse_context, to_bytes, to_pictures
 from sprites_lab.samplers import Step
 from sprites_lab.sampling import fast_predictor, sample_to_file, some_of
@@ -32,7 +32,7 @@ def plain(monkeypatch):
 
 
 def sample(out, weights, **more):
-    options = dict(count=5, steps=4) | more
+    options = dict(count=5, sampler="ddim", steps=4) | more
     walk = Walk(**{name: options.pop(name) for name in Walk._fields if name in options})
     sample_to_file(out, weights, device="cpu", walk=walk, **options)
     return out
@@ -127,7 +127,7 @@ def test_the_fast_format_is_close_to_the_plain_one(weights, monkeypatch):
 
 @pytest.mark.parametrize("given, expected", [
     (("ddim", None, 500), 20), (("ddim", 500, 500), 500), (("ddim", 1, 500), 1), (("ddpm", None, 500), 500), (("ddpm", 500, 500), 500),
-    (("ddim", None, 10), 10), (("dpm-solver", None, 500), 10), (("unipc", None, 4), 4), (("ipndm", 500, 500), 500),
+    (("ddim", None, 10), 10), (("dpm-solver", None, 500), 7), (("unipc", None, 4), 4), (("ipndm", 500, 500), 500),
 ])  # fmt: skip
 def test_the_number_of_steps(given, expected):
     assert steps_of(*given) == expected
@@ -146,9 +146,10 @@ def test_what_a_walk_leaves_open_comes_from_the_weights_and_then_from_the_usual(
     student = {"walk": dict(sampler="ddim", steps=4, spacing="quadratic", start="fitted")}
     assert Walk().checked(500, student) == Walk("ddim", 4, 0.0, 1.0, "quadratic", "fitted")
     assert Walk(steps=2, scale=2.0).checked(500, student) == Walk("ddim", 2, 0.0, 2.0, "quadratic", "fitted")
-    assert Walk(start="noise").checked(500, student, usual="ddpm") == Walk("ddim", 4, 0.0, 1.0, "quadratic", "noise")
+    assert Walk(start="noise").checked(500, student, walks.DDPM) == Walk("ddim", 4, 0.0, 1.0, "quadratic", "noise")
     assert Walk("unipc").checked(500, student) == Walk("unipc", 10, 0.0, 1.0, "trailing", "noise")  # who names a sampler means it
-    assert Walk().checked(500, usual="ddpm") == Walk("ddpm", 500, 0.0, 1.0, "trailing", "noise")
+    assert Walk().checked(500, usual=walks.DDPM) == Walk("ddpm", 500, 0.0, 1.0, "trailing", "noise")
+    assert Walk(steps=20).checked(500) == Walk("dpm-solver", 20, 1.0, 1.0, "karras", "noise") and Walk().checked(4).steps == 4
     for wrong in ("ddim", {"sampler": "ddim", "speed": 3}):
         with pytest.raises(LabError, match="say how to walk with --sampler"):
             Walk().checked(500, {"walk": wrong})
@@ -193,7 +194,7 @@ def test_a_start_fitted_to_other_sprites_is_refused(tmp_path):
 
 
 def test_a_walk_says_what_is_special_about_it():
-    assert str(Walk("ddpm").checked(500)) == "ddpm 500" and str(Walk().checked(500)) == "ddim 20"
+    assert str(Walk("ddpm").checked(500)) == "ddpm 500" and str(Walk("ddim").checked(500)) == "ddim 20" and str(Walk().checked(500)) == "dpm-solver 7, eta 1, karras"
     assert str(Walk("dpm-solver", 8, 1.0, 2.0, "karras", "fitted")) == "dpm-solver 8, eta 1, karras, fitted start"
 
 

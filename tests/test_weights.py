@@ -33,7 +33,7 @@ def test_every_network_has_a_card_that_was_measured_with_it(name):
     assert {row.keys() == evaluation.MEANING.keys() for rows in card["rows"].values() for row in rows} == {True}
 
 
-@pytest.mark.parametrize(("name", "weights"), [("ddim-20", "sprites"), ("ten-calls", "sprites"), ("student-4", "student-4")])
+@pytest.mark.parametrize(("name", "weights"), [*[(name, "sprites") for name in ("ddim-20", "ten-calls", "seven-calls", "five-calls")], *[(f"student-{n}",) * 2 for n in lab.STUDENTS]])
 def test_every_other_walk_has_a_card_that_was_measured_with_its_network(name, weights):
     card = lab.load_card(name)
     files = {"network": WEIGHTS / f"{weights}.safetensors", "classifier": lab.CLASSIFIER, "sprites": SPRITES}
@@ -41,7 +41,7 @@ def test_every_other_walk_has_a_card_that_was_measured_with_its_network(name, we
     assert (WEIGHTS / f"{name}.md").read_text(encoding="utf-8") == evaluation.table(card)
 
 
-@pytest.mark.parametrize("steps", [4])
+@pytest.mark.parametrize("steps", lab.STUDENTS)
 def test_the_students_say_how_they_walk_and_who_taught_them(steps):
     facts = lab.load_weights(WEIGHTS / f"student-{steps}.safetensors").facts
     assert facts["walk"] == dict(sampler="ddim", steps=steps, spacing="quadratic", start="fitted")
