@@ -132,6 +132,20 @@ def test_ctrl_c_waits_for_the_running_step_which_is_still_reported(interruptible
     assert seen == list(range(moment + 1))
 
 
+def test_sigterm_waits_as_ctrl_c_does(interruptible):
+    log, seen, before = [], [], signal.getsignal(signal.SIGTERM)
+
+    def terminated():
+        for number in steps(log):
+            if number == 1:
+                signal.raise_signal(signal.SIGTERM)
+            yield number
+
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(lab.whole_steps(terminated()))
+    assert log == [0, 1, "closed"] and signal.getsignal(signal.SIGTERM) is before
+
+
 def test_after_ctrl_c_the_steps_are_closed_before_anyone_speaks_of_it(interruptible):
     log = []
     try:
