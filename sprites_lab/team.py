@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn import functional as with_gradient
 
 from sprites_lab.errors import LabError
 
@@ -38,10 +37,7 @@ class Team(NamedTuple):
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all workers, put into it."""
-        if self.size > 1:
-            with together():
-                distributed.all_reduce(tensor)
-        return tensor
+        return over_all(tensor) if self.size > 1 else tensor
 
     def backward(self, value: Tensor, model: nn.Module) -> None:
         """The gradients of the sum of `value` over all workers, in one message of 4 bytes per parameter."""
@@ -125,24 +121,51 @@ class SharedBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        values = x.float()
-        rows = torch.full((1,), x.numel() // x.shape[1], device=x.device)
-        *_, count = sums = over_all(torch.cat([values.sum((0, 2, 3)), rows]))
-        mean = sums[:-1] / count
-        centred = values - mean[:, None, None]
-        variance = over_all(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
+            values = x.float()
+            rows = torch.full((1,), x.numel() // x.shape[1], device=x.device)
+            *_, count = sums = over_all(torch.cat([values.sum((0, 2, 3)), rows]))
+            mean = sums[:-1] / count
+            variance = over_all((values - mean[:, None, None]).square().sum((0, 2, 3))) / count
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             self.num_batches_tracked += 1
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x)
+        return Normalised.apply(x, mean, variance, count, self.weight, self.bias, self.eps)
+
+
+class Normalised(torch.autograd.Function):
+    """Batch norm with given mean and variance, which are those of all workers' rows: gradients know that all rows made them.
+
+    With x' the normalised x and sums over all rows, the gradient of x is weight / deviation * (g - mean(g) - x' mean(g x'))
+    (Ioffe and Szegedy 2015, section 3).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, variance: Tensor, count: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """The normalised x, in its dtype."""
+        ctx.save_for_backward(x, mean, (variance + eps).rsqrt(), count, weight)
+        return nn.functional.batch_norm(x, mean, variance, weight, bias, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, of weight and of bias; the last two are this worker's part, for `Team.backward` to sum."""
+        x, mean, inverse, count, weight = ctx.saved_tensors
+        g, values = gradient.float(), x.float()
+        of_bias, of_x = g.sum((0, 2, 3)), (g * values).sum((0, 2, 3))
+        of_weight = (of_x - mean * of_bias) * inverse
+        whole_bias, whole_weight = (over_all(torch.cat([of_bias, of_weight])) / count).chunk(2)
+        along = -whole_weight * inverse
+        shift = -whole_bias - along * mean
+        scale = weight * inverse
+        of_values = (g + values * along[:, None, None] + shift[:, None, None]) * scale[:, None, None]
+        return of_values.to(x), None, None, None, of_weight, of_bias, None
 
 
 def over_all(tensor: Tensor) -> Tensor:
-    """The sum over all workers, through which gradients pass."""
+    """The sum over all workers, put into the tensor."""
     with together():
-        return with_gradient.all_reduce(tensor)
+        distributed.all_reduce(tensor)
+    return tensor
 
 
 def share_batch_norm(model: nn.Module, team: Team) -> nn.Module:
