@@ -68,11 +68,10 @@ def training_speed(sprites: SpriteSet, features: int = 64, device: torch.device 
         if fast:
             ways[f"ours, {str(fast).removeprefix('torch.')}"] = our_loop(course, sprites, features, place, fast)
         ways["ours, improved recipe"] = our_loop(improved_recipe(), sprites, features, place, fast)
-        wait = (lambda: torch.cuda.synchronize()) if place.type == "cuda" else (lambda: None)
         for steps in ways.values():
             for _ in range(WARM_UP):
                 next(steps)
-        return interleaved(ways, rounds, wait)
+        return interleaved(ways, rounds, speed.waiting(place))
 
 
 def interleaved(ways: dict[str, Iterator[int]], rounds: int, wait: Callable[[], None] = lambda: None) -> dict[str, list[float]]:

@@ -75,7 +75,8 @@ def write_lessons(folder: Path, teacher: Path, count: int, device: torch.device,
 
 def read_lessons(folder: Path, teacher: Path, count: int, schedule: NoiseSchedule) -> Lessons:
     """The first `count` walks of the folder, states in float16."""
-    parts = [read_part(part_path(folder, number), lessons_facts(teacher)) for number in range(-(-count // PART))]
+    about = lessons_facts(teacher)
+    parts = [read_part(part_path(folder, number), about) for number in range(-(-count // PART))]
     states, contexts = (torch.cat(tensors)[:count] for tensors in zip(*parts))
     return Lessons(SPACINGS[TEACHER.spacing](schedule, FINEST), states, contexts)
 

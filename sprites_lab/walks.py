@@ -23,6 +23,7 @@ NOISY = ("ddim", "dpm-solver")  # those that take eta
 SAMPLERS = ("ddpm", *STEPPERS)
 SPACINGS = {"trailing": trailing, "quadratic": quadratic, "log-snr": log_snr, "karras": karras}
 STARTS = ("noise", "fitted")
+TYPES = dict(sampler=(str,), steps=(int,), eta=(int, float), scale=(int, float), spacing=(str,), start=(str,))  # of a walk in a file
 
 
 class Walk(NamedTuple):
@@ -84,7 +85,7 @@ def own_walk(facts: dict[str, Any]) -> Walk | None:
     found = facts.get("walk")
     if found is None:
         return None
-    if not isinstance(found, dict) or not set(found) <= set(Walk._fields):
+    if not isinstance(found, dict) or not all(type(value) in TYPES.get(name, ()) for name, value in found.items()):
         raise LabError(f"the weights name the walk {found!r}, which this sprites_lab does not know; say how to walk with --sampler")
     return Walk(**found)
 

@@ -150,7 +150,8 @@ def test_what_a_walk_leaves_open_comes_from_the_weights_and_then_from_the_usual(
     assert Walk("unipc").checked(500, student) == Walk("unipc", 10, 0.0, 1.0, "trailing", "noise")  # who names a sampler means it
     assert Walk().checked(500, usual=walks.DDPM) == Walk("ddpm", 500, 0.0, 1.0, "trailing", "noise")
     assert Walk(steps=20).checked(500) == Walk("dpm-solver", 20, 1.0, 1.0, "karras", "noise") and Walk().checked(4).steps == 4
-    for wrong in ("ddim", {"sampler": "ddim", "speed": 3}):
+    kinds = ({"steps": "4"}, {"steps": True}, {"steps": 2.5}, {"eta": "x"}, {"scale": None}, {"sampler": ["ddim"]}, {"start": 7})
+    for wrong in ("ddim", {"sampler": "ddim", "speed": 3}, *kinds):
         with pytest.raises(LabError, match="say how to walk with --sampler"):
             Walk().checked(500, {"walk": wrong})
 
