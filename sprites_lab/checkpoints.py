@@ -19,12 +19,13 @@ from safetensors.torch import load as read_safetensors
 from safetensors.torch import save as write_safetensors
 from torch import Tensor, nn
 
+from sprites_lab import gates
 from sprites_lab.errors import LabError
 from sprites_lab.schedule import NoiseSchedule, from_beta
 from sprites_lab.unet import OPTIONS, ContextUnet
 
 FORMAT = 1
-MAX_BYTES, MAX_HEADER = 1 << 30, 1 << 20
+MAX_HEADER = 1 << 20
 Groups = dict[str, dict[str, Tensor]]
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 TYPES = {torch.float32: ("F32", "F16"), torch.int64: ("I64",)}  # what a file may hold where the network has …
@@ -156,28 +157,8 @@ def read_tensors(path: Path, data: bytes, facts: dict[str, Any], sha: str) -> di
 
 def read_bytes(path: Path) -> bytes:
     """The whole file, once: what is checked is what is loaded."""
-    try:
-        there, is_file = path.exists(), path.is_file()
-    except OSError as error:
-        raise LabError(f"{path} is no possible path: {error.strerror}") from error
-    if not there:
-        raise LabError(f"there is no weights file {path}; the shipped ones are in weights/, and `python -m sprites_lab train` makes new ones")
-    if not is_file:
-        raise LabError(f"{path} is no file; give the path of a .safetensors file")
-    if not 8 < path.stat().st_size <= MAX_BYTES:
-        raise LabError(f"{path} has {path.stat().st_size:,} bytes; a weights file has more than 8 and at most {MAX_BYTES:,}")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise LabError(f"cannot read {path}: {error.strerror or error}") from error
-    start = data[:512].lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<head")):
-        raise LabError(f"{path} is an HTML page, not weights; download the raw file")
-    if start.startswith(b"version https://git-lfs"):
-        raise LabError(f"{path} is a Git LFS pointer, not weights; run `git lfs pull`")
-    if data[:4] == b"PK\x03\x04":
-        raise LabError(f"{path} is a zip archive (perhaps a .pth file), not safetensors")
-    return data
+    advice = "give a .safetensors file: the shipped ones are in weights/, and `python -m sprites_lab train` makes new ones"
+    return gates.read_file(path, "weights file", advice)
 
 
 def read_header(path: Path, data: bytes) -> tuple[dict[str, Any], str, Shapes]:

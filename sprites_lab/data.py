@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sprites_lab import gates
 from sprites_lab.errors import LabError
 
 CLASS_NAMES = ("hero", "non-hero", "food", "spell", "side-facing")
 SPRITES = Path(__file__).resolve().parent.parent / "data" / "sprites.npz"
 ARRAYS = ("sprites", "labels", "kinds", "held_out", "kind_names")
-MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
 class SpriteSet:
     """Sprites with their labels; indexing with rows (a slice, indices, a mask) gives a smaller set.
 
-    sprites uint8 (N, 16, 16, 3); labels (N,) in 0..4, the place in class_names; kinds (N,), the place in kind_names;
+    sprites uint8 (N, 16, 16, 3); labels (N,), the place in class_names; kinds (N,), the place in kind_names;
     held_out bool (N,): sprites that no training may see.
     """
 
@@ -60,30 +60,29 @@ class SpriteSet:
         return to_pictures(self.sprites).to(device)
 
     def contexts(self, device: torch.device | str = "cpu") -> Tensor:
-        """The label of each sprite as a one-hot float row (N, 5)."""
+        """The label of each sprite as a one-hot float row (N, K), K the number of classes."""
         return torch.eye(len(self.class_names), device=device)[torch.as_tensor(self.labels).long().to(device)]
 
 
 def load_sprites(path: str | Path = SPRITES) -> SpriteSet:
     """The sprites of a .npz file (the bundled set by default); a LabError says what is wrong with another file."""
     path = Path(path)
-    try:
-        there = path.is_file()
-    except OSError as error:
-        raise LabError(f"{path} is no possible path: {error.strerror}") from error
-    if not there:
-        raise LabError(f"there is no sprite file {path}; the bundled set is {SPRITES.parent.name}/{SPRITES.name}, and `python -m sprites_lab draw --out FILE.npz` draws it again")
-    if not 0 < path.stat().st_size <= MAX_BYTES:
-        raise LabError(f"{path} has {path.stat().st_size} bytes; a sprite file has more than 0 and at most 1 GiB")
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ARRAYS if name in file.files}
-    except Exception as error:
-        raise LabError(f"{path} is no readable sprite file, or is damaged; `python -m sprites_lab draw --out FILE.npz` draws the bundled set again") from error
+    advice = f"the bundled set is {SPRITES.parent.name}/{SPRITES.name}, `python -m sprites_lab draw --out FILE.npz` draws it again, and `import` makes a sprite file of your own pictures"
+    data = gates.read_file(path, "sprite file (.npz)", advice, b"PK\x03\x04")
+    arrays = gates.npz_arrays(path, data, (*ARRAYS, "class_names"))
     if missing := [name for name in ARRAYS if name not in arrays]:
         raise LabError(f"{path} holds no array {', '.join(missing)}; a sprite file to train on has {', '.join(ARRAYS)}")
     check_arrays(path, arrays)
-    return SpriteSet(**{**arrays, "kind_names": tuple(map(str, arrays["kind_names"]))})
+    names = {name: tuple(arrays[name].tolist()) for name in ("kind_names", "class_names") if name in arrays}
+    return SpriteSet(**arrays | names)
+
+
+def file_bytes(sprites: SpriteSet) -> bytes:
+    """The .npz file of a sprite set with class names of its own."""
+    file = io.BytesIO()
+    names = {name: np.array(getattr(sprites, name)) for name in ("kind_names", "class_names")}
+    np.savez_compressed(file, **{name: getattr(sprites, name) for name in ARRAYS} | names)
+    return file.getvalue()
 
 
 def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -92,14 +91,31 @@ def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     count = len(sprites) if sprites.ndim else 0
     if sprites.ndim != 4 or sprites.shape[3] != 3 or sprites.shape[1] != sprites.shape[2] or sprites.dtype != np.uint8 or not count:
         raise LabError(f"{path}: sprites are {sprites.dtype} {sprites.shape}, but must be uint8 (N, 16, 16, 3)")
-    if arrays["kind_names"].ndim != 1 or arrays["kind_names"].dtype.kind != "U":
-        raise LabError(f"{path}: kind_names must be a row of texts")
+    for name in ("kind_names", "class_names"):
+        check_names(path, name, arrays.get(name, np.array(CLASS_NAMES)))
     if arrays["held_out"].shape != (count,) or arrays["held_out"].dtype != bool:
         raise LabError(f"{path}: held_out must be {count} times true or false (bool), one for each sprite")
-    for name, top in (("labels", len(CLASS_NAMES)), ("kinds", len(arrays["kind_names"]))):
+    for name, top in (("labels", len(arrays.get("class_names", CLASS_NAMES))), ("kinds", len(arrays["kind_names"]))):
         values = arrays[name]
         if values.shape != (count,) or values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= top:
             raise LabError(f"{path}: {name} must be {count} whole numbers from 0 to {top - 1}, one for each sprite")
+
+
+def check_names(path: Path, name: str, names: np.ndarray) -> None:
+    """LabError unless these are different texts, classes such as a command line can ask for."""
+    try:
+        texts = names.tolist() if names.ndim == 1 and names.dtype.kind == "U" else []
+    except ValueError:  # no characters
+        texts = []
+    if not texts or len(set(texts)) != len(texts) or not all(0 < len(text) <= 100 and text.isprintable() for text in texts):
+        raise LabError(f"{path}: {name} must be a row of different texts, each of 1 to 100 characters")
+    if name == "class_names" and (odd := [text for text in texts if not is_class_name(text)]):
+        raise LabError(f"{path}: '{odd[0]}' cannot be the name of a class: it must not hold , or = nor be none, by which contexts are written (hero=1,food=0.6)")
+
+
+def is_class_name(name: str) -> bool:
+    """Whether a context can be asked for by this name on a command line."""
+    return name == name.strip() and name not in ("", "none") and not set(name) & set(",=")
 
 
 def to_pictures(sprites: np.ndarray) -> Tensor:
@@ -119,7 +135,7 @@ def bob(sprites: SpriteSet) -> Tensor:
 
 
 def context_of(parts: dict[str, float], class_names: tuple[str, ...] = CLASS_NAMES) -> Tensor:
-    """A context (5,) from shares, {"hero": 1, "food": 0.6}; an empty dict is "no context"."""
+    """A context (K,) from shares, {"hero": 1, "food": 0.6}; an empty dict is "no context"."""
     context = torch.zeros(len(class_names))
     for name, share in parts.items():
         context[class_names.index(known(name, class_names, "class"))] = share
@@ -127,7 +143,7 @@ def context_of(parts: dict[str, float], class_names: tuple[str, ...] = CLASS_NAM
 
 
 def parse_context(text: str, class_names: tuple[str, ...] = CLASS_NAMES) -> Tensor:
-    """A context (5,) from the words of a command line: "hero=1,food=0.6", "hero" (= 1) or "none"."""
+    """A context (K,) from the words of a command line: "hero=1,food=0.6", "hero" (= 1) or "none"."""
     parts = {}
     for part in [] if text.strip() in ("", "none") else text.split(","):
         name, _, share = part.partition("=")

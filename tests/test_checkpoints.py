@@ -188,7 +188,7 @@ def test_a_file_of_no_known_version_is_refused(path, version):
     (b"<!DOCTYPE html><html><body>Not Found</body></html>", ["HTML", "download the raw file"]),
     (b"\n  <html><head></head></html>", ["HTML"]),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", ["Git LFS", "git lfs pull"]),
-    (b"PK\x03\x04" + bytes(100), ["zip"]), (b"", ["0 bytes"]), (b"12345678", ["8 bytes"]),
+    (b"PK\x03\x04" + bytes(100), ["zip"]), (b"", ["0 bytes"]), (b"12345678", ["only the start of one"]),
     (bytes(100), ["safetensors"]), (b"\xff" * 100, ["safetensors"]), (b"hello, this is a text file", ["safetensors"]),
 ], ids=lambda value: repr(value)[:24])  # fmt: skip
 def test_other_things_than_weights_are_recognised(path, content, words):

@@ -84,7 +84,7 @@ A = sprite_arrays()
     (dict(kinds=A["kinds"] + 1), "kinds"), (dict(kinds=A["kinds"].astype(complex)), "kinds"),
     (dict(held_out=np.full(16, 2)), "held_out"), (dict(held_out=np.array(["no"] * 16)), "held_out"),
     (dict(kind_names=np.array(["mage"])), "kinds"), (dict(kind_names=np.array("mage")), "kind"),
-    (dict(labels=A["labels"].astype(object)), "sprite file"), (dict(sprites=A["sprites"].astype(object)), "sprite file"),
+    (dict(labels=A["labels"].astype(object)), "labels holds no plain numbers"), (dict(sprites=A["sprites"].astype(object)), "sprites holds no plain numbers"),
     (dict(sprites=A["labels"], labels=A["sprites"]), "sprites"),
 ], ids=lambda value: repr({n: (v.dtype.str, v.shape) for n, v in value.items()}) if isinstance(value, dict) else None)  # fmt: skip
 def test_arrays_of_another_shape_type_or_range_are_refused(path, change, word):
