@@ -1,4 +1,4 @@
-"""The command line: python -m sprites_lab train | sample | evaluate | distill | draw | bench | ablate | sweep | train-classifier."""
+"""The command line: python -m sprites_lab train | sample | evaluate | import | distill | draw | bench | ablate | sweep | train-classifier."""
 
 import argparse
 import sys
@@ -15,6 +15,8 @@ EXAMPLES = """examples:
   python -m sprites_lab train                           train a network in runs/first (hours on a laptop; can be stopped)
   python -m sprites_lab train --resume                  go on where it stopped
   python -m sprites_lab evaluate --sampler ddim --count 2000 --seeds 1      how good are its sprites, are they copies?
+  python -m sprites_lab import monsters/ --out monsters.npz       your own PNGs: subfolders are classes
+  python -m sprites_lab train --quick --sprites monsters.npz --out runs/monsters
   python -m sprites_lab draw --out sprites.npz          draw the bundled sprites again
 """
 
@@ -39,11 +41,12 @@ def parser() -> argparse.ArgumentParser:
         "sprites_lab", description="Diffusion on 16x16 sprites: train a network, sample sprites from it, draw the training set.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subs = top.add_subparsers(title="commands", required=True, metavar="train | sample | evaluate | distill | draw | bench | ablate | sweep | train-classifier")
+    subs = top.add_subparsers(title="commands", required=True, metavar="train | sample | evaluate | import | distill | draw | bench | ablate | sweep | train-classifier")
     add_train(command(subs, "train", commands.train, "train a network on sprites; stop with Ctrl-C, go on with --resume"))
     add_distill(command(subs, "distill", commands.distill, "train a student that needs 4, 2 or 1 steps, from a trained network; stop with Ctrl-C, go on with --resume"))
     add_sample(command(subs, "sample", commands.sample, "make new sprites with a trained network"))
     add_evaluate(command(subs, "evaluate", commands.evaluate, "measure how good a trained network's sprites are; at its defaults this takes hours on a CPU"))
+    add_import(command(subs, "import", commands.import_pictures, "make a sprite file of your own PNG pictures, sheets or folders, to train on"))
     add_draw(command(subs, "draw", commands.draw, "draw the bundled sprite set with code, bit for bit"))
     add_bench(command(subs, "bench", commands.bench, "measure how fast this machine draws and trains, against plain loops (up to five minutes)"))
     add_ablate(command(subs, "ablate", commands.ablate, "train a small network once with each lever of the recipe, at equal time, and measure what each brings"))
@@ -70,7 +73,8 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     """Options of `train`. Those of the recipe have no default here, so that --resume can keep the recipe of the run."""
     sub.add_argument("--out", type=Path, default=Path("runs/first"), metavar="FOLDER", help="folder of the run")
     sub.add_argument("--resume", action="store_true", help="go on with the run in that folder")
-    sub.add_argument("--sprites", type=Path, metavar="FILE", help="sprite file (.npz); the bundled set if left out")
+    sub.add_argument("--sprites", type=Path, metavar="FILE", help="sprite file (.npz), such as `import` writes; the bundled set if left out")
+    sub.add_argument("--quick", action="store_true", help="a few minutes: go on from the shipped network, for a first look at your own sprites")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     sub.add_argument("--save-every", type=int, default=200, metavar="N", help="updates between checkpoints")
     recipe = sub.add_argument_group("recipe (the course's values if left out)")
@@ -110,7 +114,7 @@ def add_sample(sub: argparse.ArgumentParser) -> None:
     """Options of `sample`."""
     sub.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help=".png a sheet, .gif the walk from noise, .npz the arrays sprites and contexts")
     sub.add_argument("--weights", type=Path, metavar="FILE", help="trained network; the shipped one if left out")
-    sub.add_argument("--context", default="none", metavar="C", help="what to draw: hero=1,food=0.6 (hero, non-hero, food, spell, side-facing), or none")
+    sub.add_argument("--context", default="none", metavar="C", help="what to draw: hero=1,food=0.6, or none; the shipped network knows hero, non-hero, food, spell and side-facing, others the classes they were trained with")
     sub.add_argument("--count", type=int, default=64, metavar="N", help="how many sprites")
     sub.add_argument("--resume", action="store_true", help="go on with a .npz that was stopped (same options)")
     add_walk(sub, "dpm-solver with --eta 1 --spacing karras")
@@ -182,6 +186,25 @@ def add_sweep(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seeds", type=int, default=1, metavar="N", help="how many times, from other noise")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def add_import(sub: argparse.ArgumentParser) -> None:
+    """Options of `import`."""
+    sub.add_argument("sources", nargs="+", metavar="SOURCE", help="a PNG sheet, or a folder of PNGs whose subfolders are classes; NAME=SOURCE names the class")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="the sprite file to write, for train --sprites")
+    sub.add_argument("--preview", type=Path, metavar="FILE.png", help="a picture of what was understood (beside the sprite file)")
+    sheet = sub.add_argument_group("sheets (found out if left out)")
+    sheet.add_argument("--tile", metavar="N", help="size of the tiles in pixels: 16, or width x height: 16x24")
+    sheet.add_argument("--spacing", type=int, metavar="N", help="pixels between tiles")
+    sheet.add_argument("--margin", type=int, metavar="N", help="pixels around all tiles")
+    sheet.add_argument("--crop", action="store_true", help="drop pixels at the right and at the bottom that no tile fills")
+    sprite = sub.add_argument_group("sprites")
+    sprite.add_argument("--size", type=int, default=16, metavar="N", help="pixels of a sprite, a multiple of 4")
+    sprite.add_argument("--fit", metavar="HOW", help="how tiles of another size become that: crop, pad, nearest or area")
+    sprite.add_argument("--background", default="white", metavar="COLOUR", help="what transparent pixels become")
+    sprite.add_argument("--key", metavar="COLOUR", help="a colour that counts as transparent, such as '#ff00ff'")
+    sprite.add_argument("--frames", action="store_true", help="take all frames of animated PNGs, not only the first")
+    sprite.add_argument("--held-out", type=float, default=0.1, metavar="P", help="share of the sprites that no training sees")
 
 
 def add_draw(sub: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from sprites_lab.errors import LabError
 
 if TYPE_CHECKING:
     from sprites_lab.data import SpriteSet
+    from sprites_lab.own_sprites import Account
     from sprites_lab.walks import Walk
 
 
@@ -24,6 +25,8 @@ def train(options: argparse.Namespace) -> None:
         raise LabError(f"--save-every is {options.save_every}, but must be at least 1")
     check_folder(options.out)
     chosen = {name: getattr(options, name) for name in runs.RECIPE if hasattr(options, name)}
+    if options.quick and not options.resume:
+        chosen = runs.quick_recipe(options.sprites) | chosen
     with joined() as team:
         run = runs.open_run(options.out, options.resume, lab.pick_device(options.device), options.sprites, team, **chosen)
         if team.first:
@@ -39,7 +42,7 @@ def train(options: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             print(f"stopped after update {run.state.updates}; go on with: python -m sprites_lab train --out {options.out} --resume", file=sys.stderr)
             raise
-        team.on_first(lambda: print(f"the network: {run.folder / runs.FINAL}"))
+        team.on_first(lambda: print(f"the network: {run.folder / runs.FINAL}\nnext: python -m sprites_lab sample --weights {run.folder / runs.FINAL} --context {run.sprites.class_names[0]} --out samples.png"))
 
 
 def distill(options: argparse.Namespace) -> None:
@@ -106,7 +109,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from sprites_lab.team import joined
 
     def look(made: np.ndarray, real: np.ndarray) -> None:
-        sheets = {f"100 made by {options.weights or lab.FINAL.name}": to_pictures(made[:100]), "100 drawn by the artist": to_pictures(real[:100])}
+        sheets = {f"100 made by {options.weights or lab.FINAL.name}": to_pictures(made[:100]), "100 real ones": to_pictures(real[:100])}
         checkpoints.write_bytes(options.sheet, figures.side_by_side(sheets).data)
 
     if options.json:
@@ -118,13 +121,20 @@ def evaluate(options: argparse.Namespace) -> None:
         task = evaluation.open_task(options.weights, options.count, options.seeds, walk_of(options), device, options.sprites)
         team.agree((task.sha256, task.walk, task.count, task.seeds), "weights or options")
         ref = evaluation.reference(options.classifier, options.sprites, device)
-        found = evaluation.evaluate(task, ref, draw_fresh, look if options.sheet else None, options.alone, team)
+        found = evaluation.evaluate(task, ref, draw_fresh if can_draw(ref.train) else None, look if options.sheet else None, options.alone, team)
     if not team.first:
         return
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
         checkpoints.write_bytes(options.json.with_suffix(".md"), evaluation.table(found).encode())
     print(evaluation.table(found), evaluation.meanings(), sep="\n\n")
+
+
+def can_draw(sprites: "SpriteSet") -> bool:
+    """Whether these are the artist's kinds of sprites; nobody can draw more of someone's own."""
+    from sprites_lab.data import load_sprites
+
+    return sprites.kind_names == load_sprites().kind_names
 
 
 def draw_fresh(count: int, seed: int) -> "SpriteSet":
@@ -258,6 +268,57 @@ def draw_kind(options: argparse.Namespace) -> None:
     sheet = figures.tile(to_pictures(np.stack([sprite.pixels for sprite in rows])), 16, 4)
     checkpoints.write_bytes(options.out, figures.png(sheet))
     print(f"{len(rows)} sprites: {options.out}")
+
+
+def import_pictures(options: argparse.Namespace) -> None:
+    """Read PNG files and folders, or the course's .npy files, write the sprite file and a preview, and say what was understood."""
+    from sprites_lab import checkpoints, figures
+    from sprites_lab.data import SPRITES, file_bytes
+
+    preview = options.preview or options.out.with_suffix(".png")
+    check_file(options.out, (".npz",), make=True)
+    check_file(preview, (".png",), "--preview", make=True)
+    if options.out.resolve() == SPRITES.resolve():
+        raise LabError(f"--out {options.out} is the bundled sprite set, which stays as it is; choose another name")
+    if preview.resolve() in {Path(str(source).rpartition("=")[2]).resolve() for source in options.sources}:
+        raise LabError(f"--preview {preview} is one of the pictures to import; choose another name for the preview")
+    found = read_sources(options)
+    checkpoints.write_bytes(options.out, file_bytes(found.sprites))
+    checkpoints.write_bytes(preview, figures.show_classes(found.sprites.sprites, found.sprites.labels, found.sprites.class_names).data)
+    print(*found.lines, f"the sprites: {options.out}; please look at {preview} to see that they were understood", sep="\n")
+    print(f"next: python -m sprites_lab train --quick --sprites {options.out} --out runs/{options.out.stem}")
+
+
+def read_sources(options: argparse.Namespace) -> "Account":
+    """The sprites of the pictures or arrays that were named."""
+    from sprites_lab import own_sprites
+
+    reading = own_sprites.Reading(
+        size_of("--tile", options.tile), options.spacing, options.margin, options.crop, options.size, options.fit,
+        colour_of("--background", options.background), colour_of("--key", options.key), options.frames, options.held_out,
+    )
+    return own_sprites.import_sprites(options.sources, reading)
+
+
+def size_of(option: str, text: str | None) -> tuple[int, int] | None:
+    """Width and height from "16" or "16x24"."""
+    try:
+        numbers = [int(number) for number in text.lower().split("x")] if text else []
+    except ValueError:
+        numbers = [0, 0, 0]
+    if len(numbers) > 2:
+        raise LabError(f"{option} {text}: write a number of pixels, such as 16, or width x height, such as 16x24")
+    return (numbers[0], numbers[-1]) if numbers else None
+
+
+def colour_of(option: str, text: str | None) -> tuple[int, int, int] | None:
+    """Red, green and blue from a colour's name or number."""
+    from PIL import ImageColor
+
+    try:
+        return ImageColor.getrgb(text)[:3] if text is not None else None
+    except ValueError:
+        raise LabError(f"{option} {text} is no colour; write for example white or '#ff00ff'") from None
 
 
 def write_sheets(folder: Path, arrays: dict) -> None:

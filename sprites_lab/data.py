@@ -68,7 +68,7 @@ def load_sprites(path: str | Path = SPRITES) -> SpriteSet:
     """The sprites of a .npz file (the bundled set by default); a LabError says what is wrong with another file."""
     path = Path(path)
     advice = f"the bundled set is {SPRITES.parent.name}/{SPRITES.name}, `python -m sprites_lab draw --out FILE.npz` draws it again, and `import` makes a sprite file of your own pictures"
-    data = gates.read_file(path, "sprite file (.npz)", advice, b"PK\x03\x04")
+    data = gates.read_file(path, "sprite file", advice, b"PK\x03\x04")
     arrays = gates.npz_arrays(path, data, (*ARRAYS, "class_names"))
     if missing := [name for name in ARRAYS if name not in arrays]:
         raise LabError(f"{path} holds no array {', '.join(missing)}; a sprite file to train on has {', '.join(ARRAYS)}")

@@ -106,14 +106,13 @@ def measure(made: Made, ref: Reference, seed: int = 0) -> dict[str, float]:
 
 
 def yardsticks(fresh: SpriteSet, ref: Reference, seed: int) -> dict[str, Made]:
-    """Sets of sprites whose quality is known, each of len(fresh): new ones (the floor), copies, and ways to be bad."""
+    """Sets of sprites whose quality is known, each of len(fresh): copies, and ways to be bad."""
     pictures = fresh.pictures()
     noised = pictures + 0.1 * torch.randn(pictures.shape, generator=seeded(seed, 4))
     padded = torch.nn.functional.pad(pictures, (1, 1, 1, 1), mode="replicate")
     blurred = torch.nn.functional.avg_pool2d(padded, 3, 1)
     rows = shuffled(len(ref.train), seed, 5)[: len(fresh)]
     return {
-        "new sprites": (fresh.sprites, fresh.labels),
         "memoriser": (ref.train.sprites[rows], ref.train.labels[rows]),
         "blurred": (to_bytes(blurred), fresh.labels),
         "noised": (to_bytes(noised), fresh.labels),
@@ -187,12 +186,12 @@ def drawn(task: Task, seed: int, number: int, context: Tensor, team: Team) -> np
 
 
 def evaluate(
-    task: Task, ref: Reference, draw_fresh: Callable[[int, int], SpriteSet], look: Callable[[np.ndarray, np.ndarray], None] | None = None,
+    task: Task, ref: Reference, draw_fresh: Callable[[int, int], SpriteSet] | None, look: Callable[[np.ndarray, np.ndarray], None] | None = None,
     alone: bool = False, team: Team = Team(),
 ) -> dict[str, Any]:
     """Measure a network with each seed, beside yardsticks of the same count; numbers, texts and lists alone (JSON).
 
-    draw_fresh(count, seed) draws real sprites, nearly all of which are not in the file. `look` is shown the first seed's
+    draw_fresh(count, seed) draws real sprites, nearly all of which are not in the file; None where no one can. `look` is shown the first seed's
     sprites, as they come, and as many real ones. `alone` leaves out the yardsticks but new sprites. Of a team, the first worker
     measures what all make; the others return nothing in it.
     """
@@ -205,10 +204,10 @@ def evaluate(
         if not team.first:
             continue
         count = len(made[0])
-        fresh = unseen(draw_fresh(count * 21 // 20, FRESH + seed), ref, count)
+        title_of_real, fresh = real_sprites(draw_fresh, ref, count, seed)
         if look and not seed:
             look(made[0], fresh.sprites[shuffled(count, 0, 10)])
-        beside = {"new sprites": (fresh.sprites, fresh.labels)} if alone else yardsticks(fresh, ref, seed)
+        beside = {title_of_real: (fresh.sprites, fresh.labels)} | ({} if alone else yardsticks(fresh, ref, seed))
         for name, sprites in {title: made, **beside}.items():
             rows.setdefault(name, []).append(measure(sprites, ref, seed))
         confusion += confused(ref.judge, *made)
@@ -231,6 +230,13 @@ def finite(pictures: Tensor) -> Tensor:
     if not pictures.isfinite().all():
         raise LabError("the walk ended in values that are no finite numbers; use a smaller --scale, or other weights")
     return pictures
+
+
+def real_sprites(draw_fresh: Callable[[int, int], SpriteSet] | None, ref: Reference, count: int, seed: int) -> tuple[str, SpriteSet]:
+    """`count` real sprites as the floor of every measure, and what they are: newly drawn, or else the held-out ones, again and again."""
+    if draw_fresh:
+        return "new sprites", unseen(draw_fresh(count * 21 // 20, FRESH + seed), ref, count)
+    return "held-out sprites, repeated", ref.test[np.arange(count) % len(ref.test)]
 
 
 def unseen(fresh: SpriteSet, ref: Reference, count: int) -> SpriteSet:

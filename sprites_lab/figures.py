@@ -86,6 +86,18 @@ def side_by_side(sheets: dict[str, Tensor], columns: int = 10, zoom: int = 4, al
     return Figure(png(whole), alt or ", beside ".join(sheets))
 
 
+def show_classes(sprites: np.ndarray, labels: np.ndarray, names: Sequence[str], columns: int = 16, most: int = 40, zoom: int = 3) -> Figure:
+    """The first sprites, uint8 (N, H, W, 3), of each class as a row with its name and number; of at most `most` classes."""
+    rows = np.full((min(len(names), most), columns, *sprites.shape[1:]), GUTTER, np.uint8)
+    for number, row in enumerate(rows):
+        some = sprites[labels == number][:columns]
+        row[: len(some)] = some
+    told = [f"{name} ({(labels == number).sum()})" for number, name in enumerate(names[:most])]
+    more = f" (the first {most} of {len(names)} classes)" if len(names) > most else ""
+    pictures = torch.from_numpy(rows.reshape(-1, *sprites.shape[1:])).permute(0, 3, 1, 2) / 127.5 - 1
+    return show_grid(pictures, columns, zoom, told, alt=f"Sprites of each class: {', '.join(told)}{more}")
+
+
 def tile(pictures: Tensor, columns: int, zoom: int) -> Image.Image:
     """A sheet of pictures with a grey gutter of 2 pixels between them and around.
 

@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +16,11 @@ from torch import Tensor
 
 from sprites_lab import checkpoints, classifier
 from sprites_lab.errors import LabError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 T = TypeVar("T")
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -114,23 +121,96 @@ def progress(steps: Iterable[T], total: int | None = None, label: str = "") -> I
     return iter(tqdm(steps, total=total, desc=label, leave=False, disable=static()))
 
 
+@contextmanager
+def patient() -> Iterator[list[bool]]:
+    """Let Ctrl-C and SIGTERM wait: as long as this lasts they are only noted down, in the list. Off the main thread nothing changes."""
+    asked: list[bool] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.signal(number, lambda *_: asked.append(True)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in reversed(before.items()):  # SIGINT last: from then on Ctrl-C is felt again
+            signal.signal(number, handler)
+
+
 def whole_steps(steps: Iterator[T]) -> Iterator[T]:
     """Pass the steps through so that Ctrl-C (or SIGTERM) waits for the step that is running: what was reported is never half done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield from steps
-        return
     with closing(steps):  # whoever is stopped gets its last work done before the KeyboardInterrupt is seen
         while True:
-            asked = []
-            before = {number: signal.signal(number, lambda *_: asked.append(True)) for number in (signal.SIGINT, signal.SIGTERM)}
-            try:
+            with patient() as asked:
                 step = next(steps, None)
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
             if step is not None:
                 yield step
             if asked:
                 raise KeyboardInterrupt
             if step is None:
                 return
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask out of a folder, as long as this lasts; LabError if one is there already.
+
+    The system itself lets go of the folder when a process is killed. Where it or the disk has no such locks, nobody is kept out.
+    """
+    path = folder / ".lock"
+    handle = lock(path) if fcntl else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            checkpoints.remove(path)  # before it is let go: nobody may take it and then lose it
+            os.close(handle)
+
+
+def lock(path: Path) -> int | None:
+    """The handle of a file that is now ours alone, None on a disk without locks; LabError if it is another's."""
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise LabError(f"cannot write {path}: {error.strerror or error}; choose another place with --out, or make room") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            other = os.read(handle, 20).decode(errors="replace") or "(unknown)"
+            os.close(handle)
+            raise LabError(f"{path.parent} is in use by {holder(other)}, or choose another folder with --out") from error
+        except OSError:
+            os.close(handle)
+            return checkpoints.remove(path)
+        if os.fstat(handle).st_nlink:
+            os.truncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
+            return handle
+        os.close(handle)  # whoever held it has ended and removed it in this moment: try again with a new file
+
+
+def holder(process: str) -> str:
+    """Who has the lock, and what to do about it."""
+    if process == str(os.getpid()):
+        return "a run of this very process that is still open: close it, in a notebook by Kernel > Restart"
+    return f"process {process}: wait until it ends"
+
+
+def explain_missing_names(shell: Any) -> None:
+    """Let a notebook say, when a cell needs a name that no cell has made so far, that the cells above should run first."""
+    if shell is not None and not shell.custom_exceptions:
+        shell.set_custom_exc((NameError,), show_missing_name)
+
+
+def show_missing_name(shell: Any, kind: type[NameError], error: NameError, trace: TracebackType, tb_offset: int | None = None) -> None:
+    """Show a NameError as ever, with a sentence on what to do if the name is one that a cell should have made."""
+    last = trace
+    while last.tb_next:
+        last = last.tb_next
+    if kind is NameError and error.name and last.tb_frame.f_globals is shell.user_ns:
+        error.args = (f"{error}. No cell that ran so far has made it: choose Run > Run All Above Selected Cell, or check the spelling",)
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset, running_compiled_code=True)
+
+
+if "IPython" in sys.modules:  # in a notebook every chapter imports this module first; elsewhere nothing happens
+    explain_missing_names(sys.modules["IPython"].get_ipython())

@@ -3,16 +3,17 @@
 import csv
 import platform
 import time
+import warnings
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from sprites_lab import __version__, checkpoints
+from sprites_lab import __version__, checkpoints, lab
 from sprites_lab.data import SPRITES, SpriteSet, load_sprites
 from sprites_lab.errors import LabError
-from sprites_lab.lab import fast_dtype
 from sprites_lab.recipes import recipe_called
 from sprites_lab.schedule import NoiseSchedule
 from sprites_lab.team import Team, share_batch_norm
@@ -26,11 +27,13 @@ RECIPE: dict[str, Any] = dict(
     precision="auto", start=None, recipe="course",
 )
 
+QUICK = 600  # updates of a quick training
+
 CHECKED = ("epochs", "batch_size", "learning_rate", "context_dropout", "average_decay", "seed")  # in the order of check_recipe
 
 
 class Run(NamedTuple):
-    """A run that is ready to go on: its folder, recipe, data, schedule and state."""
+    """A run that is ready to go on: its folder, recipe, data, schedule and state; `losses` grows with every update."""
 
     folder: Path
     recipe: dict[str, Any]
@@ -40,6 +43,7 @@ class Run(NamedTuple):
     state: TrainingState
     device: torch.device
     updates_before: int  # of the network that the run began with
+    losses: list[float]  # of all updates so far (runs that began before files had them: of the last ones)
     team: Team = Team()
 
     @property
@@ -51,6 +55,16 @@ class Run(NamedTuple):
     def total(self) -> int:
         """How many updates the whole run has."""
         return self.recipe["epochs"] * self.updates_per_epoch
+
+    @property
+    def history(self) -> list[Progress]:
+        """What was reported after each update so far, in this sitting and those before."""
+        recipe, per_epoch, done = self.recipe, self.updates_per_epoch, []
+        factor = recipe_called(recipe["recipe"]).rate_factor
+        for update, loss in enumerate(self.losses, self.state.updates - len(self.losses)):
+            rate = recipe["learning_rate"] * factor(update, per_epoch, recipe["epochs"])
+            done.append(Progress(update + 1, update // per_epoch, loss, rate, (update + 1) % per_epoch == 0))
+        return done
 
 
 def open_run(
@@ -79,7 +93,8 @@ def open_run(
         state.load(found.groups, found.facts["updates"])
     team.agree((recipe, sha, state.updates), "runs (recipe, SHA-256 of the sprites, updates)")
     team.share(len(data.train) % recipe["batch_size"] or recipe["batch_size"])  # the smallest batch has something for each worker, or a LabError
-    return Run(folder, recipe, data, sha, schedule, state, device, before, team)
+    losses = found.groups.get("history", {}).get("loss", torch.zeros(0)).tolist() if found else []
+    return Run(folder, recipe, data, sha, schedule, state, device, before, losses, team)
 
 
 def newest_state(folder: Path, resume: bool) -> Path | None:
@@ -105,7 +120,7 @@ def continued_recipe(facts: dict[str, Any], chosen: dict[str, Any], path: Path) 
     """The recipe in a checkpoint; a LabError if the caller asks for another one."""
     for name, value in chosen.items():
         if facts["recipe"].get(name, RECIPE[name]) != value:
-            raise LabError(f"{path} was trained with {name}={facts['recipe'].get(name, RECIPE[name])}, not {value}: a resumed run keeps its recipe; leave the option out")
+            raise LabError(f"{path} was trained with {name}={facts['recipe'].get(name, RECIPE[name])}, not {value}: a resumed run keeps its recipe; leave the option out, or begin a new run in another folder")
     return RECIPE | facts["recipe"]
 
 
@@ -118,14 +133,15 @@ def first_network(recipe: dict[str, Any], sprites: SpriteSet) -> tuple[ContextUn
     if recipe["start"]:
         found = checkpoints.load(recipe["start"])
         sizes = found.model.settings
-        if (sizes["context_size"], sizes["height"]) != (classes, height):
-            raise LabError(f"{recipe['start']} draws {sizes['height']} pixels and {sizes['context_size']} classes, the sprites have {height} and {classes}; train without --start")
+        if sizes["height"] != height:
+            raise LabError(f"{recipe['start']} draws {sizes['height']} pixels, the sprites have {height}; train without --start")
         if recipe["features"] not in (RECIPE["features"], sizes["features"]):
             raise LabError(f"{recipe['start']} has {sizes['features']} features, not {recipe['features']}; leave --features out")
         levers = recipe_called(recipe["recipe"])
         if any(sizes.get(option, False) != getattr(levers, option) for option in OPTIONS) or found.schedule.name != levers.schedule(sizes["timesteps"]).name:
             raise LabError(f"{recipe['start']} holds another kind of network than the recipe {recipe['recipe']} trains; give --recipe {found.facts.get('recipe', {}).get('recipe', 'course')}, or begin without --start")
-        return found.model, found.schedule, found.facts.get("updates_before", 0) + found.facts.get("updates", 0)
+        model = found.model if found.facts.get("classes") == list(sprites.class_names) else with_classes(found.model, classes, recipe["seed"])
+        return model.follow(found.schedule.signal_scale, found.schedule.noise_scale), found.schedule, found.facts.get("updates_before", 0) + found.facts.get("updates", 0)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe["seed"])
         levers = recipe_called(recipe["recipe"])
@@ -133,35 +149,86 @@ def first_network(recipe: dict[str, Any], sprites: SpriteSet) -> tuple[ContextUn
         return levers.network(schedule, recipe["features"], classes, height), schedule, 0
 
 
+def quick_recipe(sprites: str | Path | None = None) -> dict[str, Any]:
+    """What to choose for a first look at one's own sprites in a few minutes: to go on from the shipped network, with small batches."""
+    data, batch_size = load_sprites(sprites or SPRITES), 32
+    if data.sprites.shape[1] != 16:
+        raise LabError(f"--quick goes on from the shipped network, which draws 16x16 pixels, and {sprites} has {data.sprites.shape[1]}x{data.sprites.shape[1]}: leave --quick out")
+    count = len(data.train)
+    epochs = -(-QUICK // -(-count // batch_size)) if count else 1
+    return dict(recipe="improved", start=str(lab.FINAL), batch_size=batch_size, epochs=epochs, average_decay=0.99)
+
+
+def with_classes(model: ContextUnet, classes: int, seed: int) -> ContextUnet:
+    """The network for other classes: all it has learnt, but how it reads a class begins anew from the seed. Without context it answers as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        made = ContextUnet(**model.settings | {"context_size": classes})
+    new = ("context_embed1.model.0.weight", "context_embed2.model.0.weight")
+    made.load_state_dict(model.state_dict() | {name: made.state_dict()[name] for name in new})
+    return made
+
+
 def autocast_of(recipe: dict[str, Any], device: torch.device) -> torch.dtype | None:
     """The number format that a run computes in, None for float32."""
-    return fast_dtype(device) if recipe["precision"] == "auto" else None
+    return lab.fast_dtype(device) if recipe["precision"] == "auto" else None
 
 
 def go(run: Run, save_every: int = 200) -> Iterator[Progress]:
     """Train to the end, yielding each update; a checkpoint every `save_every` updates, snapshots, and the final network.
 
-    Whoever stops early (Ctrl-C, closing the generator) gets a checkpoint of the last whole update.
+    Whoever stops early (Ctrl-C, closing the generator) gets a checkpoint of the last whole update. LabError if another process
+    is training in the folder.
     """
     if run.team.first:
         run.folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.tidy(run.folder)
-    data, recipe, saved, losses, began = run.sprites.train, run.recipe, run.state.updates, [], time.monotonic()
+    with lab.alone_in(run.folder) if run.team.first else nullcontext():
+        if run.team.first:
+            checkpoints.tidy(run.folder)
+        yield from saving(run, save_every)
+
+
+def saving(run: Run, save_every: int) -> Iterator[Progress]:
+    """The updates of a run that has its folder for itself, saved as they come."""
+    data, recipe, saved, began = run.sprites.train, run.recipe, run.state.updates, time.monotonic()
     options = {name: recipe[name] for name in CHECKED}
     steps = recipe_called(recipe["recipe"]).train(run.state, run.schedule, data, run.device, autocast=autocast_of(recipe, run.device), team=run.team, **options)
     try:
         for progress in steps:
-            losses.append(progress.loss)
+            run.losses.append(progress.loss)
             if progress.last_of_epoch and progress.epoch in {0, 4, 8, recipe["epochs"] - 1}:
                 save_network(run, f"epoch-{progress.epoch:02d}.safetensors", "model", progress.epoch)
             if progress.updates % save_every == 0 or progress.updates == run.total:
-                save_state(run, losses, progress, time.monotonic() - began)
-                saved, losses = progress.updates, []
+                save_state(run, saved, progress, time.monotonic() - began)
+                saved = progress.updates
             yield progress
     finally:
         if run.state.updates > saved:
-            save_state(run, losses, progress, time.monotonic() - began)
+            save_state(run, saved, progress, time.monotonic() - began)
     save_network(run, FINAL, "average", recipe["epochs"] - 1)
+
+
+def train_here(
+    folder: str | Path, sprites: str | Path | None = None, epochs: int = 32, features: int = 64, batch_size: int | None = None,
+    learning_rate: float | None = None, seed: int = 0, recipe: str = "course", save_every: int = 200, device: str = "auto",
+) -> list[Progress]:
+    """Train in a folder from a notebook: begin there, or go on where an earlier call stopped; what was reported of all updates so far.
+
+    Ctrl-C (the stop button) lets the running update end, saves the state, and returns in the same way, with a warning that says
+    so. The same call again goes on; with another recipe or other sprites it is a LabError. Once finished, the network is in
+    `folder`/sprites.safetensors; before, `checkpoints.latest(folder)` can be loaded.
+    """
+    given = dict(batch_size=batch_size, learning_rate=learning_rate)
+    chosen = dict(epochs=epochs, features=features, seed=seed, recipe=recipe) | {name: value for name, value in given.items() if value is not None}
+    with lab.patient() as asked:
+        run = open_run(folder, bool(checkpoints.steps_in(Path(folder))), lab.pick_device(device), sprites, **chosen)
+        with closing(go(run, save_every)) as steps:
+            for _ in lab.progress(steps, run.total - run.state.updates, "updates"):
+                if asked and run.state.updates < run.total:
+                    break
+    if run.state.updates < run.total:
+        warnings.warn(f"stopped after update {run.state.updates:,} of {run.total:,}, all saved; run the cell again to go on", stacklevel=2)
+    return run.history
 
 
 def facts_of(run: Run, **more: Any) -> dict[str, Any]:
@@ -173,13 +240,18 @@ def facts_of(run: Run, **more: Any) -> dict[str, Any]:
     )
 
 
-def save_state(run: Run, losses: list[float], progress: Progress, seconds: float) -> None:
-    """Write a checkpoint that the run can go on from, then the log; the two newest checkpoints are kept. Only the first worker writes."""
+def save_state(run: Run, saved: int, progress: Progress, seconds: float) -> None:
+    """Write a checkpoint that the run can go on from, then the log since update `saved`; the two newest checkpoints are kept.
+
+    Only the first worker writes.
+    """
     if not run.team.first:
         return
     path = checkpoints.step_path(run.folder, run.state.updates)
-    checkpoints.save(path, run.state.tensors(), run.state.model, run.schedule, facts_of(run, kind="run"))
+    groups = run.state.tensors() | {"history": {"loss": torch.tensor(run.losses, dtype=torch.float64)}}
+    checkpoints.save(path, groups, run.state.model, run.schedule, facts_of(run, kind="run"))
     checkpoints.tidy(run.folder)
+    losses = run.losses[saved - run.state.updates :]
     row = [progress.updates, progress.epoch, f"{sum(losses) / max(len(losses), 1):.5f}", f"{progress.learning_rate:.3g}", f"{seconds:.1f}"]
     log = run.folder / "log.csv"
     try:

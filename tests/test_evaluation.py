@@ -8,7 +8,7 @@ import pytest
 import torch
 from small import NAMES, generator, network, write_weights
 
-from sprites_lab import LabError, evaluation, extractors, lab, metrics
+from sprites_lab import LabError, commands, evaluation, extractors, lab, metrics
 from sprites_lab.__main__ import main
 from sprites_lab.checkpoints import load
 from sprites_lab.classifier import load_classifier, new_classifier, save_classifier
@@ -214,8 +214,11 @@ def test_a_walk_that_leaves_the_numbers_is_no_sprite():
         evaluation.finite(torch.tensor([[[[float("nan")]]]]))
 
 
-def test_the_command_prints_the_table_and_writes_the_numbers(files, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("ours", [True, False])
+def test_the_command_prints_the_table_and_writes_the_numbers(files, tmp_path, capsys, monkeypatch, ours):
     asked = []
+    if ours:  # these sprites are none of the artist's, who can draw no new ones of them
+        monkeypatch.setattr(commands, "can_draw", lambda sprites: True)
     monkeypatch.setattr(artist, "draw_set", lambda count, seed: asked.append((count, seed)) or arrays(fresh(count, seed)))
     paths = [f"--{name}={files / file}" for name, file in (("weights", "w.safetensors"), ("classifier", "c.safetensors"), ("sprites", "s.npz"))]
     assert main(["evaluate", *paths, "--count", "20", "--seeds", "1", "--sampler", "ddim", "--steps", "2", "--json", str(tmp_path / "e.json"), "--sheet", str(tmp_path / "e.png")]) == 0
@@ -223,7 +226,8 @@ def test_the_command_prints_the_table_and_writes_the_numbers(files, tmp_path, ca
     out = capsys.readouterr().out
     assert (tmp_path / "e.md").read_text() == evaluation.table(found) and (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
     assert evaluation.table(found) in out and evaluation.meanings() in out and np.sum(found["confusion"]) == 20
-    assert asked == [(artist.LEAST, 1_000_003)]  # never a seed that somebody draws a training set with
+    assert list(found["rows"])[1] == ("new sprites" if ours else "held-out sprites, repeated")
+    assert asked == [(artist.LEAST, 1_000_003)] * ours  # never a seed that somebody draws a training set with
     assert found["sprites_sha256"] == sha256(files / "s.npz") and found["network_sha256"] == sha256(files / "w.safetensors")
 
 

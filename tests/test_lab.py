@@ -1,12 +1,16 @@
 """What notebooks and commands need around the algorithms."""
 
+import errno
+import os
 import signal
+import sys
 import threading
+from types import SimpleNamespace
 
 import checks
 import pytest
 import torch
-from small import write_weights
+from small import in_a_fork, write_weights
 
 from sprites_lab import LabError, lab
 
@@ -170,3 +174,108 @@ def test_off_the_main_thread_no_handler_is_set(interruptible):
     thread.start()
     thread.join()
     assert found == [0, 1, 2, 3, 4]
+
+
+def test_a_patient_part_only_notes_what_was_asked(interruptible):
+    before = signal.getsignal(signal.SIGTERM)
+    with lab.patient() as asked:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert asked == [True, True]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+# Alone in a folder
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path):
+    with lab.alone_in(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+        with pytest.raises(LabError, match=f"{tmp_path} is in use by a run of this very process.*--out"), lab.alone_in(tmp_path):
+            pass
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError), lab.alone_in(tmp_path):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_processes_that_come_and_go_are_never_two_in_the_folder(tmp_path):
+    def come_and_go():
+        entered = 0
+        while entered < 100:
+            try:
+                with lab.alone_in(tmp_path):
+                    handle = os.open(tmp_path / "inside", os.O_CREAT | os.O_EXCL)  # fails if another one is inside
+                    os.unlink(tmp_path / "inside")
+                    os.close(handle)
+                    entered += 1
+            except LabError as error:
+                assert "in use by" in str(error)
+
+    children = []
+    for _ in range(3):
+        if (pid := os.fork()) == 0:
+            os._exit(in_a_fork(come_and_go))
+        children.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("without", ["the system", "the disk"])
+def test_without_locks_nobody_is_kept_out(tmp_path, monkeypatch, without):
+    def none(*given):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    fcntl = None if without == "the system" else SimpleNamespace(flock=none, LOCK_EX=2, LOCK_NB=4)
+    monkeypatch.setattr(lab, "fcntl", fcntl)
+    with lab.alone_in(tmp_path), lab.alone_in(tmp_path):
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_refused_with_a_sentence(tmp_path):
+    with pytest.raises(LabError, match="cannot write .*No such file.*--out"), lab.alone_in(tmp_path / "nowhere"):
+        pass
+
+
+# A name that no cell has made
+
+
+class Shell:
+    """As much of IPython as the explanation needs."""
+
+    def __init__(self):
+        self.user_ns, self.custom_exceptions, self.shown = {}, (), []
+
+    def set_custom_exc(self, kinds, handler):
+        self.custom_exceptions, self.handler = kinds, handler
+
+    def showtraceback(self, caught, tb_offset, running_compiled_code):
+        self.shown.append(f"{caught[0].__name__}: {caught[1]}")
+
+    def run(self, code):
+        try:
+            exec(code, self.user_ns)
+        except self.custom_exceptions as error:
+            self.handler(self, type(error), error, error.__traceback__, tb_offset=1)
+
+
+@pytest.mark.parametrize("code, explained", [
+    ("model(1)", True), ("def f(): return model\nf()", True), ("[model for _ in range(2)]", True),
+    ("def f():\n    x = x + 1\nf()", False), ("eval('model', {})", False), ("raise NameError('mine')", False),
+])  # fmt: skip
+def test_a_name_that_no_cell_has_made_is_explained(code, explained):
+    shell = Shell()
+    lab.explain_missing_names(shell)
+    shell.run(code)
+    (shown,) = shell.shown
+    assert ("No cell that ran so far has made it: choose Run > Run All Above Selected Cell" in shown) == explained, shown
+    assert "Error: " in shown and ("model" in shown or "x" in shown or "mine" in shown)
+
+
+def test_nobody_elses_explanations_are_replaced_and_outside_a_notebook_nothing_happens():
+    shell = Shell()
+    shell.custom_exceptions = (KeyError,)
+    lab.explain_missing_names(shell)
+    assert shell.custom_exceptions == (KeyError,)
+    lab.explain_missing_names(None)
+    assert "IPython" not in sys.modules or sys.modules["IPython"].get_ipython() is None

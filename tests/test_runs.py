@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import SHORT, network, same_tensors, snapshot, write_sprites, write_weights
+from small import SHORT, generator, network, same_tensors, snapshot, write_sprites, write_weights
 
-from sprites_lab import LabError, checkpoints, recipes, runs
+from sprites_lab import LabError, checkpoints, lab, recipes, runs
 from sprites_lab.muon import Muon
 from sprites_lab.recipes import improved_recipe
-from sprites_lab.runs import go, open_run
+from sprites_lab.runs import facts_of, go, open_run
 from sprites_lab.training import linear_fall, noise_loss, uniform_t
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_a_run_can_begin_with_trained_weights_and_counts_all_updates(folder, spr
     assert start(folder, sprites, resume=True).updates_before == 42
 
 
-@pytest.mark.parametrize("sizes, word", [(dict(height=8), "8 pixels"), (dict(context_size=3), "3 classes"), (dict(features=16), "16 features")])
+@pytest.mark.parametrize("sizes, word", [(dict(height=8), "8 pixels"), (dict(features=16), "16 features")])
 def test_trained_weights_that_do_not_fit_are_refused(folder, sprites, tmp_path, sizes, word):
     weights = write_weights(tmp_path / "trained.safetensors", network(**sizes))
     with pytest.raises(LabError, match=word):
@@ -167,11 +167,27 @@ def test_a_run_may_start_from_the_weights_of_a_file(folder, sprites, tmp_path):
         start(folder, sprites, resume=True, start="other.safetensors")
 
 
-@pytest.mark.parametrize("sizes", [dict(height=8), dict(context_size=3)], ids=str)
-def test_a_start_of_other_sizes_than_the_sprites_is_refused(folder, sprites, tmp_path, sizes):
-    weights = write_weights(tmp_path / "start.safetensors", network(**sizes))
-    with pytest.raises(LabError, match="without --start"):
-        start(folder, sprites, start=str(weights))
+def test_trained_weights_go_on_with_other_classes(folder, sprites, tmp_path):
+    weights = write_weights(tmp_path / "start.safetensors", network(seed=3, context_size=3), classes=["a", "b", "c"])
+    run = start(folder, sprites, start=str(weights))
+    before, x, t = network(seed=3, context_size=3), torch.randn(2, 3, 16, 16, generator=generator()), torch.tensor([3, 400])
+    assert run.state.model.settings["context_size"] == 5
+    with torch.no_grad():
+        assert torch.allclose(run.state.model.eval()(x, t), before(x, t), atol=1e-5)  # without context nothing has changed
+        told = run.state.model(x[:1].expand(5, -1, -1, -1), t[:1].expand(5), torch.eye(5))
+    assert len({row.numpy().tobytes() for row in told}) == 5
+    again = start(tmp_path / "again", sprites, start=str(weights))
+    assert same_tensors(run.state.model.state_dict(), again.state.model.state_dict())
+    same = write_weights(tmp_path / "same.safetensors", network(seed=4))
+    assert same_tensors(start(tmp_path / "same", sprites, start=str(same)).state.model.state_dict(), network(seed=4).state_dict())
+
+
+def test_a_quick_training_goes_on_from_the_shipped_network(tmp_path):
+    file = write_sprites(tmp_path / "s.npz", class_names=np.array([*"abcdef"]))
+    chosen = runs.quick_recipe(file)
+    run = open_run(tmp_path / "run", False, CPU, file, **chosen)
+    assert run.total == runs.QUICK and run.state.model.settings["context_size"] == 6 and run.updates_before > 0  # 12 sprites: one update an epoch
+    assert facts_of(run)["classes"] == [*"abcdef"]
 
 
 @pytest.fixture
@@ -339,3 +355,138 @@ def test_a_checkpoint_without_a_part_is_refused_with_a_sentence(folder, sprites,
     checkpoints.save(checkpoints.step_path(folder, 1), groups, run.state.model, run.schedule, facts)
     with pytest.raises(LabError, match="not a run that can go on"):
         start(folder, sprites, resume=True)
+
+
+# In a notebook
+
+HERE = dict(epochs=4, features=8, batch_size=4, device="cpu")
+
+
+@pytest.fixture
+def interrupted_at(monkeypatch):
+    """Let Ctrl-C come in the middle of some updates, even where the tests run in the background with Ctrl-C switched off."""
+    before, real, moments = signal.signal(signal.SIGINT, signal.default_int_handler), recipes.train, set()
+
+    def watched(state, *given, **more):
+        def loss(*batch):
+            if state.updates + 1 in moments:
+                signal.raise_signal(signal.SIGINT)
+            return more_loss(*batch)
+
+        more_loss = more["loss"]
+        yield from real(state, *given, **more | dict(loss=loss))
+
+    monkeypatch.setattr(recipes, "train", watched)
+    yield moments
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the handler was not put back"
+    signal.signal(signal.SIGINT, before)
+
+
+def test_training_in_a_notebook_stops_at_ctrl_c_with_its_history_and_goes_on(tmp_path, folder, sprites, interrupted_at):
+    whole = runs.train_here(tmp_path / "straight", sprites, **HERE)
+    assert [p.updates for p in whole] == list(range(1, 13)) and whole == list(go(start(tmp_path / "plain", sprites, average_decay=0.999, precision="auto")))
+    interrupted_at |= {5, 9}
+    for stop in (5, 9):
+        with pytest.warns(UserWarning, match=f"stopped after update {stop} of 12, all saved; run the cell again") as seen:
+            assert runs.train_here(folder, sprites, **HERE) == whole[:stop]
+        assert Path(seen[0].filename) == Path(__file__) and checkpoints.latest(folder) == checkpoints.step_path(folder, stop)
+        interrupted_at.remove(stop)
+    assert runs.train_here(folder, sprites, **HERE) == whole == runs.train_here(folder, sprites, **HERE)
+    one, other = (checkpoints.load(place / "step-00000012.safetensors") for place in (tmp_path / "straight", folder))
+    assert same_tensors(one.groups, other.groups)
+    assert (folder / runs.FINAL).read_bytes() == (tmp_path / "straight" / runs.FINAL).read_bytes() and ".lock" not in names(folder)
+
+
+def test_ctrl_c_in_the_last_update_ends_a_finished_run_without_a_warning(folder, sprites, interrupted_at, recwarn):
+    interrupted_at.add(3)
+    assert len(runs.train_here(folder, sprites, **HERE | dict(epochs=1))) == 3 and not recwarn
+    assert (folder / runs.FINAL).exists()
+
+
+def test_a_notebook_says_why_it_does_not_go_on(begun, sprites, tmp_path):
+    with pytest.raises(LabError, match="trained with epochs=4, not 5.*another folder"):
+        runs.train_here(begun, sprites, **HERE | dict(epochs=5))
+    with pytest.raises(LabError, match="trained on other sprites"):
+        runs.train_here(begun, write_sprites(tmp_path / "other.npz", seed=1), **HERE)
+    for path in checkpoints.steps_in(begun):
+        path.write_bytes(b"damaged")
+    with pytest.raises(LabError, match="no readable checkpoint"):
+        runs.train_here(begun, sprites, **HERE)
+
+
+def test_a_run_that_began_before_files_had_a_history_tells_of_the_updates_since(begun, sprites):
+    run = start(begun, sprites, resume=True)
+    groups = run.state.tensors()
+    checkpoints.save(checkpoints.step_path(begun, 2), groups, run.state.model, run.schedule, runs.facts_of(run, kind="run"))
+    again = start(begun, sprites, resume=True)
+    assert again.history == [] and list(go(again)) == again.history and [p.updates for p in again.history] == list(range(3, 13))
+
+
+def test_the_history_is_what_was_reported_for_every_recipe(folder, sprites):
+    run = start(folder, sprites, recipe="improved")
+    assert list(go(run)) == run.history
+
+
+# Two runs, one folder
+
+
+def test_a_folder_in_use_is_refused_until_the_run_ends(folder, sprites):
+    steps = go(start(folder, sprites), 1)
+    next(steps)
+    before = {name: (folder / name).read_bytes() for name in names(folder)}
+    with pytest.raises(LabError, match="in use by a run of this very process"):
+        next(go(start(folder, sprites, resume=True)))
+    assert before == {name: (folder / name).read_bytes() for name in names(folder)}
+    steps.close()
+    assert ".lock" not in names(folder) and next(go(start(folder, sprites, resume=True))).updates == 2
+
+
+@pytest.fixture
+def other_process(folder, sprites):
+    """A process that trains in the folder and then waits; its number."""
+    arrived, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            steps = go(start(folder, sprites), 1)
+            next(steps)
+            os.write(told, b"!")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    assert os.read(arrived, 1) == b"!"
+    yield pid
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_another_process_in_the_folder_is_named_and_its_death_frees_the_folder(folder, sprites, other_process):
+    with pytest.raises(LabError, match=f"in use by process {other_process}: wait.*--out"):
+        next(go(start(folder, sprites, resume=True)))
+    with pytest.raises(LabError, match=f"in use by process {other_process}"):
+        runs.train_here(folder, sprites, **HERE)
+    os.kill(other_process, signal.SIGSTOP)  # a process that hangs keeps its folder
+    with pytest.raises(LabError, match="in use"):
+        next(go(start(folder, sprites, resume=True)))
+
+
+def test_a_killed_run_frees_its_folder(folder, sprites):
+    if (pid := os.fork()) == 0:
+        try:
+            for _ in go(start(folder, sprites), 1):
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    os.waitpid(pid, 0)
+    assert (folder / ".lock").read_text() == str(pid)
+    assert len(list(go(start(folder, sprites, resume=True)))) == 11 and ".lock" not in names(folder)
+
+
+def test_only_the_first_worker_of_a_team_takes_the_folder(folder, sprites, monkeypatch):
+    run = start(folder, sprites)
+    folder.mkdir()
+    with lab.alone_in(folder):
+        monkeypatch.setattr(runs, "saving", lambda *given: iter([]))
+        assert list(go(run._replace(team=run.team._replace(rank=1)))) == []
+        with pytest.raises(LabError, match="in use"):
+            list(go(run))
