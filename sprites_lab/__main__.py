@@ -113,7 +113,7 @@ def add_distill(sub: argparse.ArgumentParser) -> None:
 def add_sample(sub: argparse.ArgumentParser) -> None:
     """Options of `sample`."""
     sub.add_argument("--out", type=Path, default=Path("samples.png"), metavar="FILE", help=".png a sheet, .gif the walk from noise, .npz the arrays sprites and contexts")
-    sub.add_argument("--weights", type=Path, metavar="FILE", help="trained network; the shipped one if left out")
+    sub.add_argument("--weights", type=Path, metavar="FILE", help="trained network, or a .pth file of the original course; the shipped one if left out")
     sub.add_argument("--context", default="none", metavar="C", help="what to draw: hero=1,food=0.6, or none; the shipped network knows hero, non-hero, food, spell and side-facing, others the classes they were trained with")
     sub.add_argument("--count", type=int, default=64, metavar="N", help="how many sprites")
     sub.add_argument("--resume", action="store_true", help="go on with a .npz that was stopped (same options)")
@@ -190,7 +190,7 @@ def add_sweep(sub: argparse.ArgumentParser) -> None:
 
 def add_import(sub: argparse.ArgumentParser) -> None:
     """Options of `import`."""
-    sub.add_argument("sources", nargs="+", metavar="SOURCE", help="a PNG sheet, or a folder of PNGs whose subfolders are classes; NAME=SOURCE names the class")
+    sub.add_argument("sources", nargs="+", metavar="SOURCE", help="a PNG sheet, or a folder of PNGs whose subfolders are classes; NAME=SOURCE names the class. Or the original course's .npy files")
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="the sprite file to write, for train --sprites")
     sub.add_argument("--preview", type=Path, metavar="FILE.png", help="a picture of what was understood (beside the sprite file)")
     sheet = sub.add_argument_group("sheets (found out if left out)")

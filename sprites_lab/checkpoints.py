@@ -165,7 +165,7 @@ def read_header(path: Path, data: bytes) -> tuple[dict[str, Any], str, Shapes]:
     """The facts, the checksum and the type and shape of every tensor of a file of ours, from its header alone."""
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(MAX_HEADER, len(data) - 8):
-        raise LabError(f"{path} is no safetensors file, or only the start of one (its header would have {length:,} bytes, the file has {len(data):,})")
+        raise LabError(f"{path} is no safetensors file, or only the start of one (its header would have {length:,} bytes, the file has {len(data):,}). Copy or download it again")
     try:
         header = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=unique)
         metadata = header["__metadata__"]
@@ -174,13 +174,13 @@ def read_header(path: Path, data: bytes) -> tuple[dict[str, Any], str, Shapes]:
         end = max((int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"), default=0)
         shapes = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items() if name != "__metadata__"}
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise LabError(f"{path} was not written by sprites_lab, or its header is damaged") from error
+        raise LabError(f"{path} was not written by sprites_lab, or its header is damaged. Copy or download it again") from error
     if version > FORMAT:
         raise LabError(f"{path} has format {version}, this sprites_lab reads up to {FORMAT}: update sprites_lab")
     if version < 1:
-        raise LabError(f"{path} has format {version}, which never existed: it was not written by sprites_lab")
+        raise LabError(f"{path} has format {version}, which never existed: it was not written by sprites_lab; use a file that `train` wrote")
     if 8 + length + end != len(data):
-        raise LabError(f"{path} is cut off or has grown: its header speaks of {8 + length + end:,} bytes, the file has {len(data):,}")
+        raise LabError(f"{path} is cut off or has grown: its header speaks of {8 + length + end:,} bytes, the file has {len(data):,}. Copy or download it again")
     return facts, sha, shapes
 
 
@@ -201,7 +201,7 @@ def build(path: Path, facts: dict[str, Any], shapes: Shapes, group: str) -> Cont
         with torch.device("meta"):  # shapes without memory
             expected = ContextUnet(**settings).state_dict()
     except (LabError, LookupError, TypeError) as error:
-        raise LabError(f"{path}: its header describes no network that sprites_lab can build ({error})") from error
+        raise LabError(f"{path}: its header describes no network that sprites_lab can build ({error}). Use a file that `train` wrote, undamaged") from error
     check_shapes(path, expected, shapes, group)
     with torch.random.fork_rng(devices=[]):  # its first weights are overwritten: they shall cost no global randomness
         return ContextUnet(**settings)
@@ -210,7 +210,7 @@ def build(path: Path, facts: dict[str, Any], shapes: Shapes, group: str) -> Cont
 def check_shapes(path: Path, expected: dict[str, Tensor], found: Shapes, group: str) -> None:
     """LabError unless the file holds exactly the tensors of the network, in its types and shapes."""
     if not found:
-        raise LabError(f"{path} holds no weights '{group}'")
+        raise LabError(f"{path} holds no weights '{group}'; use a file that `train` wrote")
     faults = [f"missing {name}" for name in expected if name not in found]
     faults += [f"unexpected {name}" for name in found if name not in expected]
     for name, tensor in expected.items():
@@ -220,14 +220,14 @@ def check_shapes(path: Path, expected: dict[str, Tensor], found: Shapes, group: 
         elif kind not in TYPES[tensor.dtype]:
             faults.append(f"{name} holds numbers of type {kind}, not {' or '.join(TYPES[tensor.dtype])}")
     if faults:
-        raise LabError(f"{path} does not fit its network: {'; '.join(faults[:5])}{'; …' if len(faults) > 5 else ''}")
+        raise LabError(f"{path} does not fit its network: {'; '.join(faults[:5])}{'; …' if len(faults) > 5 else ''}. Use a file that `train` wrote, undamaged")
 
 
 def fill(path: Path, model: nn.Module, found: dict[str, Tensor]) -> None:
     """Put the tensors into the fresh network once all their values are known to be numbers."""
     faults = [name for name, tensor in found.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if faults:
-        raise LabError(f"{path} holds values that are no finite numbers, in {', '.join(faults[:5])}")
+        raise LabError(f"{path} holds values that are no finite numbers, in {', '.join(faults[:5])}. Use another file: these weights were spoilt in their training")
     model.load_state_dict(found)
 
 
@@ -236,9 +236,9 @@ def read_schedule(path: Path, groups: Groups, facts: dict[str, Any]) -> NoiseSch
     try:
         schedule = from_beta(groups["schedule"]["beta"], str(facts["schedule"]))
     except (KeyError, LabError) as error:
-        raise LabError(f"{path} holds no usable noise schedule ({error})") from error
+        raise LabError(f"{path} holds no usable noise schedule ({error}). Use a file that `train` wrote, undamaged") from error
     if schedule.timesteps != facts["network"]["timesteps"]:
-        raise LabError(f"{path}: its schedule has {schedule.timesteps} timesteps, its network {facts['network']['timesteps']}")
+        raise LabError(f"{path}: its schedule has {schedule.timesteps} timesteps, its network {facts['network']['timesteps']}: they do not belong together. Use a file that `train` wrote")
     return schedule
 
 

@@ -74,20 +74,22 @@ def distill(options: argparse.Namespace) -> None:
 
 def sample(options: argparse.Namespace) -> None:
     """Make sprites and write them as a sheet, a walk or arrays."""
-    from sprites_lab import sampling
+    from sprites_lab import original_lab, sampling
     from sprites_lab.team import joined
 
     check_file(options.out, (".png", ".gif", ".npz"))
     began = time.monotonic()
     with joined() as team:
         try:
-            sampling.sample_to_file(
+            facts = sampling.sample_to_file(
                 options.out, options.weights, options.context, options.count, walk_of(options), options.seed, options.device, options.sprites, options.resume, team,
             )
         except KeyboardInterrupt:
             if options.out.suffix.lower() == ".npz":
                 print("stopped; what is finished is kept: go on with the same command and --resume", file=sys.stderr)
             raise
+        if team.first and "forward" in facts:
+            print(original_lab.told(facts))
         team.on_first(lambda: print(f"{options.count} sprites in {time.monotonic() - began:.1f} s: {options.out}"))
 
 
@@ -290,9 +292,16 @@ def import_pictures(options: argparse.Namespace) -> None:
 
 
 def read_sources(options: argparse.Namespace) -> "Account":
-    """The sprites of the pictures or arrays that were named."""
-    from sprites_lab import own_sprites
+    """The sprites of the pictures, or of the course's arrays, that were named."""
+    from sprites_lab import original_sprites, own_sprites
 
+    paths = [Path(source) for source in options.sources]
+    if any(path.suffix.lower() == ".npy" for path in paths):
+        if len(paths) > 2:
+            raise LabError("give the course's two .npy files, pictures and labels, or only the pictures: the labels are then looked for beside them")
+        return own_sprites.Account(*original_sprites.course_sprites(*paths))
+    if len(paths) == 1 and any(paths[0].glob("*.npy")) and not any(paths[0].rglob("*.png")):
+        return own_sprites.Account(*original_sprites.course_sprites(folder=paths[0]))
     reading = own_sprites.Reading(
         size_of("--tile", options.tile), options.spacing, options.margin, options.crop, options.size, options.fit,
         colour_of("--background", options.background), colour_of("--key", options.key), options.frames, options.held_out,

@@ -83,7 +83,7 @@ def open_zip(path: Path, data: bytes, packed: bool) -> zipfile.ZipFile:
         raise LabError(f"{path} is packed or encrypted in an unusual way; save it again with the program that made it")
     room = max(SMALL, RATIO * len(data)) if packed else len(data)
     if sum(member.file_size for member in members) > room or any(member.file_size > max(SMALL, RATIO * member.compress_size) for member in members):
-        raise LabError(f"{path} would unpack to {sum(member.file_size for member in members):,} bytes from {len(data):,}: refused as a zip bomb; it is no file of sprites or weights")
+        raise LabError(f"{path} would unpack to {sum(member.file_size for member in members):,} bytes from {len(data):,}: refused as a zip bomb, or damaged. Copy or download it again, or save it unpacked")
     return archive
 
 

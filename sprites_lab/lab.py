@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from sprites_lab import checkpoints, classifier
+from sprites_lab import checkpoints, classifier, original_lab
 from sprites_lab.errors import LabError
 
 try:
@@ -79,8 +79,8 @@ def starting_noise(count: int = 32, seed: int = 0, size: int = 16, device: torch
 
 
 def load_weights(path: str | Path = FINAL, device: torch.device | str = "cpu") -> checkpoints.Checkpoint:
-    """A trained network with its schedule: the shipped final one, or any file of ours."""
-    found = checkpoints.load(path)
+    """A trained network with its schedule: the shipped final one, any file of ours, or one of the original course (.pth)."""
+    found = original_lab.load_course_weights(path) if Path(path).suffix.lower() == ".pth" else checkpoints.load(path)
     found.model.to(device)
     return found
 

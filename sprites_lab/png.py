@@ -14,6 +14,7 @@ from sprites_lab.errors import LabError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_FILE, MAX_PIXELS, FEW_PIXELS, PIXELS_PER_BYTE = 64 << 20, 16 << 20, 4 << 20, 100
+BIT = 1 << 16  # bytes that are unpacked at once
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # of each colour type
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # first column and row, steps: interlaced
@@ -85,10 +86,10 @@ def check_pixels(path: Path, chunks: Chunks) -> None:
         wanted += rows * (1 + -(-columns * bits // 8)) if columns > 0 and rows > 0 else 0
     packed, there = zlib.decompressobj(), 0
     try:
-        for value in (value for name, value in chunks if name == b"IDAT"):
-            while value and there <= wanted and not packed.eof:
-                there += len(packed.decompress(value, 1 << 16))
-                value = packed.unconsumed_tail
+        for part in (value[i : i + BIT] for name, value in chunks if name == b"IDAT" for i in range(0, len(value), BIT)):
+            while part and there <= wanted and not packed.eof:
+                there += len(packed.decompress(part, BIT))
+                part = packed.unconsumed_tail
     except zlib.error as error:
         raise LabError(f"{path} is damaged: its pixels cannot be unpacked. Save or download it again") from error
     if there != wanted or not packed.eof:

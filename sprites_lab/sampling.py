@@ -25,12 +25,12 @@ BATCH, FRAMES, WALKERS = 64, 24, 64  # pictures per call of the network; picture
 def sample_to_file(
     out: Path, weights: Path | None = None, context: str = "none", count: int = 64, walk: Walk = Walk(), seed: int = 0, device: str = "auto",
     sprites: Path | None = None, resume: bool = False, team: Team = Team(),
-) -> None:
+) -> dict[str, Any]:
     """Make `count` sprites and write them to `out`: a sheet (.png), the walk from noise (.gif) or arrays (.npz).
 
     Sprite i follows from (seed, i) alone. `sprites`: what the network was trained on, for a fitted start (the bundled set).
-    Arrays are written batch by batch, and `resume` goes on where that was stopped. LabError before any work for options that
-    cannot be meant.
+    Arrays are written batch by batch, and `resume` goes on where that was stopped. Returns what the weights file says of itself.
+    LabError before any work for options that cannot be meant.
     """
     if resume and out.suffix.lower() != ".npz":
         raise LabError(f"--resume goes on with arrays (.npz); {out} is drawn in one go")
@@ -47,6 +47,7 @@ def sample_to_file(
         write_arrays(order, out, asked, resume)
     else:
         write_picture(order, out)
+    return found.facts
 
 
 class Order(NamedTuple):
