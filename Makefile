@@ -7,14 +7,15 @@
 # TORCH_INDEX=...     take torch from another package index, such as PyTorch's CPU index (on the first call)
 #
 # For developers: make refresh (new stored outputs), make constraints (write down the versions in .venv),
-# make crosscheck (our metrics against torchmetrics), make clean
+# make crosscheck (our metrics against torchmetrics), make mutants (do the tests see bugs that are planted in schedule,
+# samplers, predictors and checkpoints? a quarter of an hour; ARGS="sprites_lab.schedule*": only some), make clean
 
 PYTHON ?= python3
 PY := .venv/bin/python
 SPRITES_LAB_SCALE ?= quick
 export SPRITES_LAB_SCALE
 .DEFAULT_GOAL := lab
-.PHONY: lab test chapters refresh crosscheck constraints clean
+.PHONY: lab test chapters refresh crosscheck mutants constraints clean
 
 lab: .venv/ready
 	@bash book/lab.sh
@@ -32,6 +33,11 @@ crosscheck: .venv/ready
 	$(PY) -m pip install -q -e ".[crosscheck]"
 	$(PY) -m pytest tests/test_crosscheck.py
 
+mutants: .venv/ready
+	$(PY) -m pip install -q -e ".[mutants]"
+	OMP_NUM_THREADS=1 $(PY) -m mutmut run --max-children 1 $(ARGS)
+	$(PY) -m mutmut results
+
 constraints: .venv/ready
 	echo '# The versions the stored outputs were made with; written by `make constraints`.' > constraints.tmp
 	$(PY) -m pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel \
@@ -40,7 +46,7 @@ constraints: .venv/ready
 	touch .venv/ready
 
 clean:
-	rm -rf build constraints.tmp .pytest_cache .hypothesis .ruff_cache *.egg-info
+	rm -rf build mutants constraints.tmp .pytest_cache .hypothesis .ruff_cache *.egg-info
 	find . -path ./.venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
 
 # The stamp holds the folder it was made in: a moved or copied project, or one whose Python is gone, is set up again.

@@ -15,7 +15,7 @@ from sprites_lab import checkpoints
 from sprites_lab.chance import seeded
 from sprites_lab.data import SpriteSet
 from sprites_lab.errors import LabError
-from sprites_lab.schedule import is_whole
+from sprites_lab.settings import check_whole
 
 EPOCHS, BATCH, LEARNING_RATE = 20, 100, 2e-3
 NOISE = 0.1  # largest standard deviation of the noise that training adds to a sprite
@@ -107,8 +107,7 @@ def train_classifier(
 
 def check_task(model: SpriteClassifier, sprites: SpriteSet, epochs: int) -> None:
     """LabError for sprites or epochs that the classifier cannot be trained with."""
-    if not is_whole(epochs) or epochs < 1:
-        raise LabError(f"epochs is {epochs!r}, but must be a whole number of at least 1")
+    check_whole("epochs", epochs, 1, 10**9)
     if not len(sprites) or model.settings["num_kinds"] != len(sprites.kind_names):
         raise LabError(f"{len(sprites)} sprites of {len(sprites.kind_names)} kinds cannot train a classifier of {model.settings['num_kinds']} kinds")
     if sprites.sprites.shape[1:] != (16, 16, 3):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sprites_lab import checkpoints, classifier, original_lab
 from sprites_lab.errors import LabError
+from sprites_lab.settings import check_whole
 
 try:
     import fcntl
@@ -75,6 +76,7 @@ def picture_generator(seed: int, number: int) -> torch.Generator:
 
 def starting_noise(count: int = 32, seed: int = 0, size: int = 16, device: torch.device | str = "cpu") -> Tensor:
     """x_T, the standard normal noise (count, 3, size, size) that all chapters start from; the same on every device."""
+    count, seed, size = check_whole("count", count, 1, 100_000), check_whole("seed", seed, 0, 2**40), check_whole("size", size, 1, 256)
     return torch.stack([torch.randn(3, size, size, generator=picture_generator(seed, i)) for i in range(count)]).to(device)
 
 

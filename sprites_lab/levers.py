@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sprites_lab.schedule import NoiseSchedule
+from sprites_lab.settings import check_number
 
 
 def min_snr_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context: Tensor, t: Tensor, noise: Tensor, gamma: float = 5.0) -> Tensor:
@@ -13,6 +14,7 @@ def min_snr_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context:
 
     Hang et al. 2023 (arXiv 2303.09556), for predicted noise; at gamma 5 and the course's schedule it changes only t < 93.
     """
+    check_number("gamma", gamma, 1e-6, 1e9, "Hang et al. use 5")
     signal, spread = schedule.scales(t, x0)
     snr = (signal / spread).square()
     error = (model(schedule.add_noise(x0, t, noise), t, context).to(noise) - noise).square()

@@ -13,8 +13,7 @@ from sprites_lab.data import SpriteSet, is_class_name
 from sprites_lab.errors import LabError
 from sprites_lab.grids import find_grid
 from sprites_lab.png import read_png
-from sprites_lab.schedule import is_whole
-from sprites_lab.unet import check_sizes
+from sprites_lab.settings import check_number, check_whole, shown
 
 WHOLE = 64  # pixels: a picture in a folder that is no larger is one sprite, unless a tile size is given
 MOST = 100_000
@@ -86,16 +85,13 @@ def import_sprites(sources: Sequence[str | Path], reading: Reading = Reading()) 
 def check_reading(reading: Reading) -> None:
     """LabError for settings that cannot be meant."""
     for name, least, value in (("tile", 1, reading.tile), ("spacing", 0, reading.spacing), ("margin", 0, reading.margin)):
-        values = value if isinstance(value, tuple) else (value,)
-        if value is not None and not all(is_whole(number) and least <= number <= 1024 for number in values):
-            raise LabError(f"{name} is {value!r}, but must be a whole number from {least} to 1024 (pixels)")
-    if not is_whole(reading.size):
-        raise LabError(f"size is {reading.size!r}, but must be a whole number of pixels, such as 16")
-    check_sizes(8, 1, reading.size, 3, 1)
-    if reading.fit not in (None, *FITS):
-        raise LabError(f"there is no fit '{reading.fit}'; there are: {', '.join(FITS)}")
-    if not 0 <= reading.held_out <= 0.5:
-        raise LabError(f"held_out is {reading.held_out}, but must lie between 0 and 0.5 (the share that no training sees)")
+        for number in value if isinstance(value, tuple) else () if value is None else (value,):
+            check_whole(name, number, least, 1024, "pixels")
+    if check_whole("size", reading.size, 4, 256, "pixels, a multiple of 4") % 4:
+        raise LabError(f"size is {reading.size}, but the network halves pictures twice: use a multiple of 4 from 4 to 256")
+    if reading.fit is not None and not (isinstance(reading.fit, str) and reading.fit in FITS):
+        raise LabError(f"there is no fit {shown(reading.fit)}; there are: {', '.join(FITS)}")
+    check_number("held_out", reading.held_out, 0, 0.5, "the share that no training sees")
 
 
 def listed(sources: Sequence[str | Path], lines: list[str]) -> Iterator[Source]:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sprites_lab.errors import LabError
 from sprites_lab.schedule import NoiseSchedule
+from sprites_lab.settings import check_number
 
 Predictor = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,8 +30,7 @@ def guided(predict: Predictor, reference: Predictor, scale: float) -> Predictor:
 
     scale 0 is the reference, 1 is `predict` alone, above 1 is pushed; bit for bit at 0 and 1. The paper's w is scale - 1.
     """
-    if scale != scale or abs(scale) == float("inf"):
-        raise LabError(f"the guidance scale is {scale}, but must be a number: 1 is plain, above 1 pushes towards the context")
+    scale = check_number("the guidance scale", scale, -1000, 1000, "1 is plain, above 1 pushes towards the context")
 
     def predict_noise(x_t: Tensor, t: Tensor) -> Tensor:
         return reference(x_t, t).lerp(predict(x_t, t), scale)
@@ -41,6 +40,7 @@ def guided(predict: Predictor, reference: Predictor, scale: float) -> Predictor:
 
 def clamped(predict: Predictor, schedule: NoiseSchedule, limit: float = 1.0) -> Predictor:
     """The predictor with its guess at the clean picture kept within [-limit, limit]."""
+    limit = check_number("limit", limit, 0, 1e6, "pictures lie in [-1, 1]")
 
     def predict_noise(x_t: Tensor, t: Tensor) -> Tensor:
         x0 = schedule.guess_x0(x_t, t, predict(x_t, t)).clamp(-limit, limit)

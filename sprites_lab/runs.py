@@ -210,15 +210,18 @@ def saving(run: Run, save_every: int) -> Iterator[Progress]:
 
 def train_here(
     folder: str | Path, sprites: str | Path | None = None, epochs: int = 32, features: int = 64, batch_size: int | None = None,
-    learning_rate: float | None = None, seed: int = 0, recipe: str = "course", save_every: int = 200, device: str = "auto",
+    learning_rate: float | None = None, seed: int = 0, recipe: str = "course", start: str | Path | None = None, save_every: int = 200,
+    device: str = "auto",
 ) -> list[Progress]:
     """Train in a folder from a notebook: begin there, or go on where an earlier call stopped; what was reported of all updates so far.
+
+    A new run begins with the weights in the file `start`, if there is one.
 
     Ctrl-C (the stop button) lets the running update end, saves the state, and returns in the same way, with a warning that says
     so. The same call again goes on; with another recipe or other sprites it is a LabError. Once finished, the network is in
     `folder`/sprites.safetensors; before, `checkpoints.latest(folder)` can be loaded.
     """
-    given = dict(batch_size=batch_size, learning_rate=learning_rate)
+    given = dict(batch_size=batch_size, learning_rate=learning_rate, start=start and str(start))
     chosen = dict(epochs=epochs, features=features, seed=seed, recipe=recipe) | {name: value for name, value in given.items() if value is not None}
     with lab.patient() as asked:
         run = open_run(folder, bool(checkpoints.steps_in(Path(folder))), lab.pick_device(device), sprites, **chosen)

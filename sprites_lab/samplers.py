@@ -10,6 +10,7 @@ from torch import Tensor
 from sprites_lab.errors import LabError
 from sprites_lab.predictors import Predictor
 from sprites_lab.schedule import NoiseSchedule, at
+from sprites_lab.settings import check_number
 from sprites_lab.spacing import Spacing, trailing
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -31,6 +32,7 @@ def ddpm(
     x_T (B, C, H, W) standard normal. `generator`: one for the batch, one for each picture, or None for a new random one.
     noise_amount 1 is right; 0 adds none and shows why the noise is needed.
     """
+    noise_amount = check_number("noise_amount", noise_amount, 0, 100, "1 is right")
     generator, x_t = generator or new_generator(), x_T
     for t in range(schedule.timesteps, 0, -1):
         noise = ask(predict_noise, x_t, t)
@@ -56,7 +58,7 @@ def ddim(
     x_T (B, C, H, W) standard normal. eta 0: no fresh noise, the same x_T gives the same picture; eta 1 with T steps:
     DDPM with its posterior variance. `generator` as in `ddpm`, used only where eta > 0. `spacing` picks the timesteps.
     """
-    check_eta(eta)
+    eta = check_eta(eta)
     generator, x_t = generator or new_generator(), x_T
     for t, t_next in pairwise(spacing(schedule, num_steps)):
         noise = ask(predict_noise, x_t, t)
@@ -76,10 +78,9 @@ def ddim_step(
     return x_t + fresh.to(x0) * fresh_noise(x0, generator) if fresh > 0 else x_t
 
 
-def check_eta(eta: float) -> None:
-    """LabError for a share of fresh noise that cannot be meant."""
-    if not 0 <= eta <= 1:
-        raise LabError(f"eta is {eta}, but must lie between 0 (no fresh noise) and 1 (as noisy as DDPM)")
+def check_eta(eta: float) -> float:
+    """The share of fresh noise; LabError for one that cannot be meant."""
+    return check_number("eta", eta, 0, 1, "0: no fresh noise, 1: as noisy as DDPM")
 
 
 def ask(predict_noise: Predictor, x_t: Tensor, t: int) -> Tensor:

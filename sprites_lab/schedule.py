@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from sprites_lab.errors import LabError
+from sprites_lab.settings import check_number, check_whole
+
+MOST_TIMESTEPS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +62,7 @@ class NoiseSchedule:
 
     def spaced(self, num_steps: int) -> list[int]:
         """num_steps + 1 distinct timesteps from T down to 0, as even as whole numbers allow; num_steps in 1..T."""
-        if not is_whole(num_steps) or not 1 <= num_steps <= self.timesteps:
-            raise LabError(f"num_steps is {num_steps!r}, but must be a whole number from 1 to {self.timesteps} (the schedule's T)")
-        n, T = int(num_steps), self.timesteps
+        n, T = check_whole("num_steps", num_steps, 1, self.timesteps, "the schedule's T"), self.timesteps
         return [(2 * T * i + n) // (2 * n) for i in range(n, -1, -1)]  # T*i/n, rounded half up
 
 
@@ -73,7 +74,8 @@ def at(table: Tensor, t: Tensor | int, like: Tensor) -> Tensor:
 
 def linear_schedule(timesteps: int = 500, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
     """The course's schedule: beta_t = beta_start + (beta_end - beta_start) t/T for t = 1..T (Ho et al. 2020, section 4)."""
-    check_timesteps(timesteps)
+    timesteps = check_whole("timesteps", timesteps, 1, MOST_TIMESTEPS)
+    beta_start, beta_end = check_number("beta_start", beta_start, 0, 1), check_number("beta_end", beta_end, 0, 1)
     if not 0 < beta_start <= beta_end < 1:
         raise LabError(f"beta_start={beta_start}, beta_end={beta_end}: needed is 0 < beta_start <= beta_end < 1")
     t = torch.arange(timesteps + 1, dtype=torch.float64)
@@ -82,7 +84,9 @@ def linear_schedule(timesteps: int = 500, beta_start: float = 1e-4, beta_end: fl
 
 def cosine_schedule(timesteps: int = 500, offset: float = 0.008, beta_max: float = 0.999) -> NoiseSchedule:
     """alpha_bar follows a squared cosine; beta is clipped at beta_max (Nichol and Dhariwal 2021, equation 17)."""
-    check_timesteps(timesteps)
+    timesteps = check_whole("timesteps", timesteps, 1, MOST_TIMESTEPS)
+    offset = check_number("offset", offset, 0, 1, "Nichol and Dhariwal use 0.008")
+    beta_max = check_number("beta_max", beta_max, 1e-6, 1 - 1e-6, "Nichol and Dhariwal use 0.999")
     level = [cos((t / timesteps + offset) / (1 + offset) * pi / 2) ** 2 for t in range(timesteps + 1)]
     beta = [0.0] + [min(1 - level[t] / level[t - 1], beta_max) for t in range(1, timesteps + 1)]
     return from_beta(torch.tensor(beta, dtype=torch.float64), f"cosine T={timesteps} offset={offset:g}")
@@ -95,17 +99,3 @@ def from_beta(beta: Tensor, name: str = "custom") -> NoiseSchedule:
         raise LabError("beta must be a row of T + 1 numbers, those after the first between 0 and 1")
     beta[0] = 0
     return NoiseSchedule(beta, (1 - beta).cumprod(0), name)
-
-
-def is_whole(number: object) -> bool:
-    """Whether this is a whole number, of Python, numpy or torch (20.0 is; True and "20" are not)."""
-    try:
-        return not isinstance(number, bool) and bool(int(number) == number)
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
-def check_timesteps(timesteps: int) -> None:
-    """T is a whole number of at least 1."""
-    if isinstance(timesteps, bool) or not isinstance(timesteps, int) or timesteps < 1:
-        raise LabError(f"timesteps is {timesteps!r}, but must be a whole number of at least 1")

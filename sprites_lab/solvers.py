@@ -10,10 +10,10 @@ from math import expm1
 import torch
 from torch import Tensor
 
-from sprites_lab.errors import LabError
 from sprites_lab.predictors import Predictor
 from sprites_lab.samplers import Generators, Step, ask, check_eta, ddim_step, new_generator
 from sprites_lab.schedule import NoiseSchedule, at
+from sprites_lab.settings import check_whole
 from sprites_lab.spacing import Spacing, noise_to_signal, trailing
 
 ADAMS_BASHFORTH = {1: (1,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
@@ -28,7 +28,7 @@ def dpm_solver(
     Lu et al. 2022 (arXiv 2211.01095), algorithm 2; with eta 1 their stochastic form, 2M SDE (section 5). Order 2 in the
     step of log(signal_scale / noise_scale). The first step and the jump to t = 0 are DDIM's.
     """
-    check_eta(eta)
+    eta = check_eta(eta)
     generator, x_t, before, last_stride = generator or new_generator(), x_T, None, None
     log_ratio = -noise_to_signal(schedule).log()
     for t, t_next in pairwise(spacing(schedule, num_steps)):
@@ -49,7 +49,7 @@ def ipndm(
 
     Zhang and Chen 2022 (arXiv 2204.13902), iPNDM; `order` 1 to 4. Takes no fresh noise: `generator` is not used.
     """
-    check_order(order, tuple(ADAMS_BASHFORTH))
+    order = check_order(order, tuple(ADAMS_BASHFORTH))
     x_t, said = x_T, []
     for t, t_next in pairwise(spacing(schedule, num_steps)):
         said = [ask(predict_noise, x_t, t), *said[: order - 1]]  # the newest first
@@ -69,7 +69,7 @@ def unipc(
     Zhao et al. 2023 (arXiv 2302.04867), algorithms 7 and 8 with B(h) = exp(h) - 1, guesses at x0; `order` 1 to 3 of the
     predictor, one more with the corrector. Takes no fresh noise: `generator` is not used.
     """
-    check_order(order, (1, 2, 3))
+    order = check_order(order, (1, 2, 3))
     x_t, known, last_step = x_T, [], None  # known: (timestep, guess at x0), the newest first
     for t, t_next in pairwise(spacing(schedule, num_steps)):
         x0 = schedule.guess_x0(x_t, t, ask(predict_noise, x_t, t))
@@ -108,7 +108,6 @@ def unipc_weights(places: list[float], stride: float) -> list[float]:
     return torch.linalg.solve(powers, torch.tensor(wanted, dtype=torch.float64)).tolist()
 
 
-def check_order(order: int, there: tuple[int, ...]) -> None:
-    """LabError for an order that a solver does not have."""
-    if isinstance(order, bool) or order not in there:
-        raise LabError(f"order is {order!r}, but must be one of {', '.join(map(str, there))}")
+def check_order(order: int, there: tuple[int, ...]) -> int:
+    """The order; LabError for one that a solver does not have."""
+    return check_whole("order", order, min(there), max(there))

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprites_lab.errors import LabError
 from sprites_lab.schedule import NoiseSchedule
+from sprites_lab.settings import check_number, check_whole
 
 Spacing = Callable[[NoiseSchedule, int], list[int]]
 
@@ -33,8 +33,7 @@ def log_snr(schedule: NoiseSchedule, num_steps: int, t_min: int = 1) -> list[int
 
 def karras(schedule: NoiseSchedule, num_steps: int, t_min: int = 10, power: float = 7.0) -> list[int]:
     """Equal steps in (noise_scale / signal_scale)^(1 / power) from T to t_min (Karras et al. 2022, equation 5)."""
-    if not power > 0:
-        raise LabError(f"power is {power}, but must be above 0 (Karras et al. use 7)")
+    power = check_number("power", power, 1e-3, 1000, "Karras et al. use 7")
     return snapped(schedule, num_steps, between(schedule, num_steps, t_min, lambda ratio: ratio ** (1 / power), lambda mapped: mapped**power))
 
 
@@ -42,8 +41,7 @@ def between(
     schedule: NoiseSchedule, num_steps: int, t_min: int, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """num_steps timesteps, not yet whole, from T to t_min, evenly spaced in there(noise_scale / signal_scale)."""
-    if not 1 <= t_min <= schedule.timesteps:
-        raise LabError(f"t_min is {t_min}, but must be from 1 to {schedule.timesteps} (the schedule's T)")
+    t_min = check_whole("t_min", t_min, 1, schedule.timesteps, "the schedule's T")
     ratio = noise_to_signal(schedule)[1:]
     first, last = there(ratio[-1]), there(ratio[t_min - 1])
     wanted = back(first + (last - first) * torch.linspace(0, 1, steps_of(schedule, num_steps), dtype=torch.float64))

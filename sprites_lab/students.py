@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sprites_lab import __version__, checkpoints
+from sprites_lab import __version__, checkpoints, lab
 from sprites_lab.chance import seeded
 from sprites_lab.distillation import Lessons, distil, draw_contexts, teach
 from sprites_lab.errors import LabError
-from sprites_lab.lab import fast_dtype
 from sprites_lab.muon import Muon
 from sprites_lab.predictors import conditioned, guided
 from sprites_lab.runtime import fast_network
@@ -55,7 +54,7 @@ def write_lessons(folder: Path, teacher: Path, count: int, device: torch.device,
     """
     found = checkpoints.load(teacher)
     start = fitted_start(found.schedule, found.facts.get("sprites_sha256"), sprites)
-    network, about = fast_network(found.model.to(device), fast_dtype(device)), lessons_facts(teacher)
+    network, about = fast_network(found.model.to(device), lab.fast_dtype(device)), lessons_facts(teacher)
     for number in range(-(-count // PART)):
         path = part_path(folder, number)
         if path.exists():
@@ -145,7 +144,7 @@ def open_student(
 def new_state(model: ContextUnet, device: torch.device) -> TrainingState:
     """The state of a training that begins with this network; its batch norm stays as it is."""
     model.requires_grad_(True)
-    return TrainingState(model.to(memory_format=torch.channels_last), device, lambda parameters: Muon(parameters, dtype=fast_dtype(device) or torch.float32))
+    return TrainingState(model.to(memory_format=torch.channels_last), device, lambda parameters: Muon(parameters, dtype=lab.fast_dtype(device) or torch.float32))
 
 
 def check_recipe(recipe: dict[str, Any]) -> None:
@@ -160,13 +159,22 @@ def check_recipe(recipe: dict[str, Any]) -> None:
 
 
 def go(student: Student, save_every: int = 100) -> Iterator[Progress]:
-    """Train to the end, yielding each batch; checkpoints on the way (also when stopped), and the averaged student at the end."""
+    """Train to the end, yielding each batch; checkpoints on the way (also when stopped), and the averaged student at the end.
+
+    LabError if another process is training in the folder.
+    """
     student.folder.mkdir(parents=True, exist_ok=True)
-    checkpoints.tidy(student.folder)
+    with lab.alone_in(student.folder):
+        checkpoints.tidy(student.folder)
+        yield from saving(student, save_every)
+
+
+def saving(student: Student, save_every: int) -> Iterator[Progress]:
+    """The batches of a student that has its folder for itself, saved as they come."""
     state, saved = student.state, student.state.updates
     options = {name: student.recipe[name] for name in ("epochs", "batch_size", "learning_rate", "average_decay", "seed")}
     try:
-        for progress in distil(state, student.schedule, student.lessons, autocast=fast_dtype(student.device), **options):
+        for progress in distil(state, student.schedule, student.lessons, autocast=lab.fast_dtype(student.device), **options):
             if progress.updates % save_every == 0 or progress.updates == student.total:
                 save_state(student)
                 saved = progress.updates

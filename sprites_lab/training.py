@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from sprites_lab.chance import seeded
 from sprites_lab.errors import LabError
-from sprites_lab.schedule import NoiseSchedule, is_whole
+from sprites_lab.schedule import NoiseSchedule
+from sprites_lab.settings import check_number, check_whole
 from sprites_lab.team import Team
 
 Loss = Callable[[nn.Module, NoiseSchedule, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -98,6 +99,7 @@ def train(
     (N,) come mirrored half of the time. Goes on where state.updates says. A `team` shares every batch and sums the gradients.
     """
     check_recipe(sprites, contexts, epochs, batch_size, learning_rate, context_dropout, average_decay, seed)
+    epochs, batch_size, seed = int(epochs), int(batch_size), int(seed)
     per_epoch = -(-len(sprites) // batch_size)
     for update in range(state.updates, epochs * per_epoch):
         epoch, position = divmod(update, per_epoch)
@@ -163,13 +165,9 @@ def check_recipe(
     """LabError for a recipe that cannot be meant."""
     if len(sprites) != len(contexts) or not len(sprites):
         raise LabError(f"{len(sprites)} sprites with {len(contexts)} contexts: there must be one context for each sprite, and at least one sprite")
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if not is_whole(value) or value < 1:
-            raise LabError(f"{name} is {value!r}, but must be a whole number of at least 1")
-    if not 0 < learning_rate < float("inf"):
-        raise LabError(f"learning_rate is {learning_rate}, but must be above 0 (the course uses 0.001)")
-    if not is_whole(seed) or not 0 <= seed < 2**63:
-        raise LabError(f"seed is {seed!r}, but must be a whole number from 0 to 2^63 - 1")
-    for name, value in (("context_dropout", context_dropout), ("average_decay", average_decay)):
-        if not 0 <= value <= 1:
-            raise LabError(f"{name} is {value}, but must lie between 0 and 1")
+    check_whole("epochs", epochs, 1, 10**9)
+    check_whole("batch_size", batch_size, 1, 10**9)
+    check_number("learning_rate", learning_rate, 1e-12, 1e30, "the course uses 0.001")
+    check_whole("seed", seed, 0, 2**63 - 1)
+    check_number("context_dropout", context_dropout, 0, 1, "the share of contexts that are forgotten; the course uses 0.1")
+    check_number("average_decay", average_decay, 0, 1, "0.999 is usual")

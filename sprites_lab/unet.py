@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sprites_lab.errors import LabError
+from sprites_lab.settings import check_whole
 
 
 class ConvBlock(nn.Module):
@@ -68,7 +69,7 @@ class ContextUnet(nn.Module):
         rich_time: bool = False, velocity: bool = False, group_norm: bool = False,
     ):
         super().__init__()
-        check_sizes(features, context_size, height, channels, timesteps)
+        features, context_size, height, channels, timesteps = check_sizes(features, context_size, height, channels, timesteps)
         self.settings = dict(features=features, context_size=context_size, height=height, channels=channels, timesteps=timesteps)
         self.settings |= {name: True for name, chosen in zip(OPTIONS, (rich_time, velocity, group_norm)) if chosen}
         f, numbers, block = features, WAVES if rich_time else 1, partial(ConvBlock, group_norm=group_norm)
@@ -143,11 +144,12 @@ class ContextUnet(nn.Module):
         return time.to(x_t.dtype), context.to(x_t.dtype)
 
 
-def check_sizes(features: int, context_size: int, height: int, channels: int, timesteps: int) -> None:
-    """LabError where a size is none that this architecture can serve."""
+def check_sizes(features: int, context_size: int, height: int, channels: int, timesteps: int) -> list[int]:
+    """The sizes; LabError where one is none that this architecture can serve."""
+    names = ("features", "context_size", "height", "channels", "timesteps")
+    sizes = [check_whole(name, value, 1, 100_000) for name, value in zip(names, (features, context_size, height, channels, timesteps))]
     if height % 4 or not 4 <= height <= 256:
         raise LabError(f"height is {height}, but the network halves pictures twice: use a multiple of 4 from 4 to 256 (4, 8, 12, 16, 20, …)")
     if features % 8 or not 8 <= features <= 1024:
         raise LabError(f"features is {features}, but must be a multiple of 8 from 8 to 1024 (its norm layers have 8 groups)")
-    if min(context_size, channels, timesteps) < 1:
-        raise LabError(f"context_size, channels and timesteps must be at least 1, got {context_size}, {channels}, {timesteps}")
+    return sizes

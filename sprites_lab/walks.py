@@ -13,6 +13,7 @@ from sprites_lab.errors import LabError
 from sprites_lab.predictors import Predictor
 from sprites_lab.samplers import Generators, Step, ddim, ddpm
 from sprites_lab.schedule import NoiseSchedule
+from sprites_lab.settings import check_number, check_whole
 from sprites_lab.solvers import dpm_solver, ipndm, unipc
 from sprites_lab.spacing import karras, log_snr, quadratic, trailing
 from sprites_lab.start import FittedStart
@@ -55,12 +56,10 @@ class Walk(NamedTuple):
     def complete(self, timesteps: int) -> "Walk":
         """A walk without open places, its number of steps filled in; LabError for what cannot be meant."""
         check_names(self)
-        if not 0 <= self.eta <= 1:
-            raise LabError(f"--eta is {self.eta}, but must lie between 0 (no fresh noise) and 1 (as noisy as ddpm)")
+        check_number("--eta", self.eta, 0, 1, "0: no fresh noise, 1: as noisy as ddpm")
         if self.sampler not in NOISY and self.eta:
             raise LabError(f"--eta belongs to --sampler {' and '.join(NOISY)}; ddpm always adds its full noise, the others add none")
-        if not abs(self.scale) <= 1000:
-            raise LabError(f"--scale is {self.scale}, but must lie between -1000 and 1000: 1 is plain, above 1 pushes towards the context")
+        check_number("--scale", self.scale, -1000, 1000, "1 is plain, above 1 pushes towards the context")
         if self.sampler == "ddpm" and self.spacing != "trailing":
             raise LabError("--spacing belongs to samplers that leave steps out; ddpm walks them all")
         return self._replace(steps=steps_of(self.sampler, self.steps, timesteps))
@@ -103,8 +102,8 @@ def check_names(walk: Walk) -> None:
 
 def steps_of(sampler: str, steps: int | None, timesteps: int) -> int:
     """The number of steps of a walk, or a LabError that says what there is."""
-    if steps is not None and not 1 <= steps <= timesteps:
-        raise LabError(f"--steps is {steps}, but must be from 1 to {timesteps}")
+    if steps is not None:
+        check_whole("--steps", steps, 1, timesteps)
     if sampler == "ddpm" and steps not in (None, timesteps):
         raise LabError(f"--sampler ddpm always walks all {timesteps} steps; for {steps} steps use --sampler ddim (--eta 1 adds noise as ddpm does)")
     return timesteps if sampler == "ddpm" else steps or min(STEPS[sampler], timesteps)

@@ -11,6 +11,7 @@ import time
 from functools import partial
 
 import checks
+import numpy as np
 import pytest
 import small
 import torch
@@ -64,6 +65,13 @@ def remembered(monkeypatch):
 
 def test_what_was_saved_comes_back():
     checks.check_round_trip()
+
+
+def test_a_file_says_what_its_network_is_and_predicts(path):
+    write_weights(path)
+    facts = load(path).facts
+    assert (facts["format"], facts["predicts"], facts["schedule"]) == (1, "noise", linear_schedule().name)
+    assert facts["network"] == network().settings
 
 
 @pytest.mark.slow
@@ -313,7 +321,12 @@ def test_tensors_that_are_not_finite_keep_the_old_file(old):
         write_weights(old, model)
 
 
-@pytest.mark.parametrize("size", [0, 1, 100, 4096, 30_000, 60_000])
+def test_facts_that_no_reader_of_json_would_understand_keep_the_old_file(old):
+    with pytest.raises(ValueError, match="JSON"):
+        write_weights(old, network(height=4), loss=float("nan"))
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 100, 1000, 4095, 4096, 4097, *range(8000, 68_000, 6000)])
 def test_a_limit_on_file_size_keeps_the_old_file(old, size):
     def save_with_limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -368,6 +381,29 @@ def test_a_kill_at_any_moment_of_writing_leaves_the_old_file_or_the_new(path, mo
     assert path.read_bytes() == (b"old" if moment < 5 else b"new")
     tidy(path.parent)
     assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.slow
+def test_200_kills_at_random_moments_leave_a_good_file_each_time(path):
+    models = [network(seed, height=4) for seed in (1, 2)]
+    wanted = [model.state_dict() for model in models]
+    write_weights(path, models[0])
+    chance, kept, during = np.random.default_rng(0), set(), 0
+    for _ in range(200):
+        pid = os.fork()
+        if pid == 0:
+            while True:
+                for model in reversed(models):
+                    write_weights(path, model)
+        time.sleep(0.02 * chance.random())
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        during += len(os.listdir(path.parent)) > 1  # a temporary file tells that the kill came while one was written
+        found = load(path).groups["model"]
+        kept.add([same_tensors(found, one) for one in wanted].index(True))
+        tidy(path.parent)
+        assert os.listdir(path.parent) == [path.name]
+    assert kept == {0, 1} and during > 5
 
 
 def test_new_folders_are_made_and_names_in_use_are_refused(tmp_path):
@@ -426,6 +462,25 @@ def test_tidying_removes_temporary_files_of_dead_processes_only(tmp_path):
         (tmp_path / name).write_text("")
     tidy(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted([mine, ".other.tmp"])
+
+
+def test_a_process_that_cannot_be_asked_counts_as_running(monkeypatch):
+    def refused(pid, number):
+        assert number == 0, "a signal was sent"
+        raise PermissionError
+
+    assert checkpoints.is_running(os.getpid())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "kill", refused)
+        assert checkpoints.is_running(1)
+        patched.setattr(os, "name", "nt")  # Windows: asking would end it
+        patched.delattr(os, "kill")
+        assert checkpoints.is_running(1)
+
+
+def test_a_file_is_told_from_others_by_its_bytes(path):
+    path.write_bytes(b"sprites")
+    assert checkpoints.sha256_of(path) == "a34b89cc66c81867313bbada71e7f5958d8d1f4c635c754c3bb6ca3a1998c2f9"
 
 
 def test_two_processes_that_save_under_one_name_never_leave_a_bad_file(path):

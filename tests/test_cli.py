@@ -163,7 +163,7 @@ def test_the_real_command_ends_a_mistake_with_exit_code_2_and_one_line(place):
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "sprites_lab: --steps is 501, but must be from 1 to 500\n"
+    assert done.stderr == "sprites_lab: --steps is 501, but must be a whole number from 1 to 500\n"
 
 
 def test_sample_writes_what_was_asked_for(place, capsys):

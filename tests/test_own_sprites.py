@@ -190,7 +190,7 @@ def test_sources_without_sprites_are_refused(tmp_path, make, words):
 @pytest.mark.parametrize("change, words", [
     (dict(tile=(0, 16)), "tile is"), (dict(tile=(16.5, 16)), "tile is"), (dict(tile=(True, 16)), "tile is"), (dict(spacing=-1), "spacing is"),
     (dict(margin=float("nan")), "margin is"), (dict(spacing="1"), "spacing is"), (dict(size=15), "multiple of 4"), (dict(size=0), "multiple of 4"),
-    (dict(size=True), "size is"), (dict(size="16"), "size is"), (dict(fit="stretch"), "crop, pad, nearest, area"), (dict(held_out=0.6), "held_out"),
+    (dict(size=True), "size is"), (dict(size="16"), "size is"), (dict(fit="stretch"), "no fit 'stretch'; there are: crop, pad, nearest, area"), (dict(held_out=0.6), "held_out"),
     (dict(held_out=float("nan")), "held_out"), (dict(held_out=-0.1), "held_out"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_meant_are_refused(folder, change, words):

@@ -33,6 +33,13 @@ def test_the_reference_of_class_guidance_is_the_network_with_the_empty_context()
     close(found, empty + 3 * (told - empty), 1e-5)
 
 
+@pytest.mark.parametrize("context", [torch.eye(5)[0], torch.eye(5)[:1], torch.eye(5)[:3]], ids=lambda context: f"{tuple(context.shape)}")
+def test_contexts_follow_the_pictures_in_number_type_and_device(context):
+    for kind in (dict(dtype=torch.float64), dict(device="meta")):
+        told = conditioned(lambda x_t, t, rows: rows, context)(torch.zeros(3, 3, 16, 16, **kind), T5)
+        assert told.shape == (3, 5) and dict(dtype=told.dtype, device=told.device.type).items() >= kind.items()
+
+
 def test_guidance_asks_both_predictors_once_with_the_same_picture():
     asked = []
     x_t = normal(3, 1, 2, 2)

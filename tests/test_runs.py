@@ -13,7 +13,7 @@ import pytest
 import torch
 from small import SHORT, generator, network, same_tensors, snapshot, write_sprites, write_weights
 
-from sprites_lab import LabError, checkpoints, lab, recipes, runs
+from sprites_lab import LabError, checkpoints, conditioned, ddim, final, lab, recipes, runs
 from sprites_lab.muon import Muon
 from sprites_lab.recipes import improved_recipe
 from sprites_lab.runs import facts_of, go, open_run
@@ -165,6 +165,26 @@ def test_a_run_may_start_from_the_weights_of_a_file(folder, sprites, tmp_path):
     assert start(folder, sprites, resume=True, start=weights).recipe["start"] == weights
     with pytest.raises(LabError, match="start=.* keeps its recipe"):
         start(folder, sprites, resume=True, start="other.safetensors")
+
+
+@pytest.mark.slow
+def test_a_run_stopped_at_any_of_its_12_updates_ends_with_the_same_state_and_the_same_sprites(tmp_path, sprites):
+    def end(folder, splits):
+        for split in (*splits, 12):
+            steps = go(start(folder, sprites, resume=folder.exists()), 100)
+            while (run := next(steps)).updates < split:
+                pass
+            steps.close()
+        state = start(folder, sprites, resume=True).state  # read from its file
+        average = lab.load_weights(checkpoints.latest(folder))  # the average is what samples
+        drawn = final(ddim(conditioned(average.model, torch.eye(5)[0]), average.schedule, lab.starting_noise(4), 5))
+        return snapshot(state.tensors()), drawn
+
+    tensors, drawn = end(tmp_path / "straight", ())
+    assert {"model", "average", "optimizer"} == tensors.keys() and any("running_mean" in name for name in tensors["model"])
+    for split in [*[(k,) for k in range(1, 12)], tuple(range(1, 12))]:
+        again, drawn_again = end(tmp_path / f"split{len(split)}-{split[0]}", split)
+        assert same_tensors(again, tensors) and torch.equal(drawn_again, drawn), split
 
 
 def test_trained_weights_go_on_with_other_classes(folder, sprites, tmp_path):
@@ -392,9 +412,10 @@ def test_training_in_a_notebook_stops_at_ctrl_c_with_its_history_and_goes_on(tmp
         assert Path(seen[0].filename) == Path(__file__) and checkpoints.latest(folder) == checkpoints.step_path(folder, stop)
         interrupted_at.remove(stop)
     assert runs.train_here(folder, sprites, **HERE) == whole == runs.train_here(folder, sprites, **HERE)
-    one, other = (checkpoints.load(place / "step-00000012.safetensors") for place in (tmp_path / "straight", folder))
-    assert same_tensors(one.groups, other.groups)
-    assert (folder / runs.FINAL).read_bytes() == (tmp_path / "straight" / runs.FINAL).read_bytes() and ".lock" not in names(folder)
+    for name in ("step-00000012.safetensors", runs.FINAL):
+        one, other = (checkpoints.load(place / name) for place in (tmp_path / "straight", folder))
+        assert same_tensors(one.groups, other.groups) and one.facts == other.facts
+    assert ".lock" not in names(folder)
 
 
 def test_ctrl_c_in_the_last_update_ends_a_finished_run_without_a_warning(folder, sprites, interrupted_at, recwarn):

@@ -54,6 +54,21 @@ def test_the_number_of_calls_is_the_number_of_steps_for_other_T(timesteps):
         assert [t.item() for t in asked] == s.spaced(n)[:-1]
 
 
+def test_a_single_step_draws_no_fresh_noise_unless_told():
+    s, x0, noise = linear_schedule(), normal(1, 1, 2, 2), normal(1, 1, 2, 2)
+    assert torch.equal(samplers.ddim_step(s, 300, 200, x0, noise), samplers.ddim_step(s, 300, 200, x0, noise, eta=0.0))
+
+
+def test_a_predictor_is_asked_on_the_device_of_the_pictures():
+    asked = samplers.ask(lambda x, t: t, torch.zeros(3, 1, 2, 2, device="meta"), 7)
+    assert (asked.device.type, asked.shape, asked.dtype) == ("meta", (3,), torch.int64)
+
+
+def test_the_end_of_a_walk_without_steps_is_refused_with_a_sentence():
+    with pytest.raises(LabError, match="^the walk has no steps; give `final` a sampler that was not run before$"):
+        final(iter([]))
+
+
 def test_guided_walks_ask_twice_per_step():
     asked = []
     count = guided(lambda x, t: asked.append(1) or x, lambda x, t: asked.append(2) or x, 2.0)

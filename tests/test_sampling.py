@@ -134,7 +134,7 @@ def test_the_number_of_steps(given, expected):
 
 
 @pytest.mark.parametrize("given, words", [
-    (("ddim", 0, 500), "--steps is 0, but must be from 1 to 500"), (("ddim", 501, 500), "--steps is 501"),
+    (("ddim", 0, 500), "--steps is 0, but must be a whole number from 1 to 500"), (("ddim", 501, 500), "--steps is 501"),
     (("ddpm", 20, 500), "always walks all 500 steps"), (("ddim", -3, 500), "--steps is -3"), (("ddpm", 0, 500), "--steps is 0"),
 ])  # fmt: skip
 def test_a_number_of_steps_that_cannot_be_meant_is_refused(given, words):

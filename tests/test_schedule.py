@@ -130,7 +130,8 @@ def test_table_entries_are_shaped_to_multiply_pictures():
     table, like = torch.arange(5.0, dtype=torch.float64), torch.zeros(2, 3, 4, 4)
     assert at(table, torch.tensor([1, 3]), like).shape == (2, 1, 1, 1)
     assert at(table, torch.tensor([1, 3]), like).flatten().tolist() == [1, 3]
-    assert at(table, 4, like).item() == 4 and at(table, 4, like).dtype == torch.float32
+    assert at(table, 4, like).item() == 4 and at(table, 4, like).dtype == torch.float32 and at(table, 4, like).ndim == 0
+    assert at(table, 4, like.to("meta")).device.type == "meta"
 
 
 @careful
@@ -142,6 +143,11 @@ def test_any_grid_is_strictly_falling(timesteps, data):
     assert all(a > b for a, b in zip(grid, grid[1:], strict=False))
     ideal = [timesteps * i / n for i in range(n, -1, -1)]
     assert max(abs(a - b) for a, b in zip(grid, ideal, strict=True)) <= 0.5
+
+
+def test_schedules_say_what_they_are():
+    assert linear_schedule(7, 0.001, 0.5).name == "linear T=7 beta=0.001..0.5" and cosine_schedule(7).name == "cosine T=7 offset=0.008"
+    assert from_beta(torch.tensor([0.0, 0.1])).name == "custom"
 
 
 @pytest.mark.parametrize("count", SILLY_COUNTS, ids=repr)
@@ -167,7 +173,7 @@ def test_whole_numbers_of_other_types_are_whole_numbers(count):
 
 
 @pytest.mark.parametrize("make", [linear_schedule, cosine_schedule])
-@pytest.mark.parametrize("timesteps", [0, -1, True, 2.0, "500", math.nan, None], ids=repr)
+@pytest.mark.parametrize("timesteps", [0, -1, True, 2.5, "500", math.nan, None], ids=repr)
 def test_a_silly_number_of_timesteps_is_refused(make, timesteps):
     with pytest.raises(LabError, match="timesteps"):
         make(timesteps)
@@ -175,7 +181,7 @@ def test_a_silly_number_of_timesteps_is_refused(make, timesteps):
 
 @pytest.mark.parametrize("start, end", [(0, 0.02), (0.02, 1e-4), (1e-4, 1), (math.nan, 0.02), (1e-4, math.nan)])
 def test_silly_ends_of_the_linear_schedule_are_refused(start, end):
-    with pytest.raises(LabError, match="beta_start"):
+    with pytest.raises(LabError, match="beta_"):
         linear_schedule(500, start, end)
 
 

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "sprites_lab"
 # A module imports only from levels below its own, and `errors` from anywhere. A new module gets its level here.
 LEVELS = [
     {"errors", "chance"},
-    {"gates", "pickle_program"},
+    {"gates", "pickle_program", "settings"},
     {"schedule", "muon", "unet", "predictors", "data", "neighbours", "figures", "team", "png", "grids"},
     {"spacing", "start", "levers"},
     {"samplers", "training", "checkpoints", "observer", "likelihood", "metrics", "runtime", "own_sprites", "original_sprites"},
