@@ -7,7 +7,7 @@
 # TORCH_INDEX=...     take torch from another package index, such as PyTorch's CPU index (on the first call)
 #
 # For developers: make refresh (new stored outputs), make constraints (write down the versions in .venv),
-# make crosscheck (our metrics against torchmetrics), make mutants (do the tests see bugs that are planted in schedule,
+# make crosscheck (our metrics against torchmetrics), make long (the tests that take minutes), make mutants (do the tests see bugs that are planted in schedule,
 # samplers, predictors and checkpoints? a quarter of an hour; ARGS="sprites_lab.schedule*": only some), make clean
 
 PYTHON ?= python3
@@ -15,13 +15,16 @@ PY := .venv/bin/python
 SPRITES_LAB_SCALE ?= quick
 export SPRITES_LAB_SCALE
 .DEFAULT_GOAL := lab
-.PHONY: lab test chapters refresh crosscheck mutants constraints clean
+.PHONY: lab test long chapters refresh crosscheck mutants constraints clean
 
 lab: .venv/ready
 	@bash book/lab.sh
 
 test: .venv/ready
 	$(PY) -m pytest $(ARGS)
+
+long: .venv/ready
+	$(PY) -m pytest tests -m long --durations=0 $(ARGS)
 
 chapters: .venv/ready
 	$(PY) -m book chapters $(ARGS)

@@ -300,7 +300,7 @@ def read_sources(options: argparse.Namespace) -> "Account":
         if len(paths) > 2:
             raise LabError("give the course's two .npy files, pictures and labels, or only the pictures: the labels are then looked for beside them")
         return own_sprites.Account(*original_sprites.course_sprites(*paths))
-    if len(paths) == 1 and any(paths[0].glob("*.npy")) and not any(paths[0].rglob("*.png")):
+    if len(paths) == 1 and any(paths[0].glob("*.npy")) and not any(paths[0].glob("*.png")):
         return own_sprites.Account(*original_sprites.course_sprites(folder=paths[0]))
     reading = own_sprites.Reading(
         size_of("--tile", options.tile), options.spacing, options.margin, options.crop, options.size, options.fit,

@@ -388,6 +388,9 @@ def test_200_kills_at_random_moments_leave_a_good_file_each_time(path):
     models = [network(seed, height=4) for seed in (1, 2)]
     wanted = [model.state_dict() for model in models]
     write_weights(path, models[0])
+    began = time.monotonic()
+    write_weights(path, models[0])
+    usual = time.monotonic() - began
     chance, kept, during = np.random.default_rng(0), set(), 0
     for _ in range(200):
         pid = os.fork()
@@ -395,7 +398,7 @@ def test_200_kills_at_random_moments_leave_a_good_file_each_time(path):
             while True:
                 for model in reversed(models):
                     write_weights(path, model)
-        time.sleep(0.02 * chance.random())
+        time.sleep((0.005 + 6 * usual) * chance.random())
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         during += len(os.listdir(path.parent)) > 1  # a temporary file tells that the kill came while one was written

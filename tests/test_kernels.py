@@ -188,7 +188,6 @@ PATIENCE = 0.3  # seconds until a cell is stopped
 SENTENCE = "Run > Run All Above Selected Cell"
 WARM = "from sprites_lab import figures, evaluation; figures.show_lines({'a': ([0, 1], [0, 1])}, 'x', 'y', alt='a')"
 ALLOWED = {  # what else may happen, in 2 cells of 70 orders with 902 cells
-    ("c07-card-figure", "AttributeError"),  # the exhibits of 7.7 use the name `table` once more
     ("c07-museum-gallery", "RuntimeError"),  # the gallery is still empty
 }
 

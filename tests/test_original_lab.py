@@ -591,6 +591,12 @@ def test_no_hostile_program_is_run(tmp_path, monkeypatch):
         assert word in results[name][0], results[name][0]
 
 
+def test_each_hostile_program_is_refused_by_name(tmp_path):
+    for name, program in hostile_programs().items():
+        path = write_program(tmp_path / f"{name}.pth", program, root=name.split()[0], **{"0": b"abcd"})
+        small.refusal(load_course_weights, path)
+
+
 def test_the_watcher_sees_a_program_that_is_run(tmp_path):
     """The audit hook of the child is no decoration: with the examination left out, an unpickler is caught in the act."""
     code = CHILD.replace("load_course_weights(file, forward=\"sqrt\")", "__import__('pickle').loads(__import__('zipfile').ZipFile(file).read('system/data.pkl'))")

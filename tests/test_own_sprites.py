@@ -1,5 +1,9 @@
 """From PNG files and folders to a sprite set, and all the way to sprites of one's own classes."""
 
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -240,6 +244,27 @@ def test_import_train_and_sample_by_own_class_names(folder, tmp_path, capsys):
         assert made["sprites"].shape == (4, 16, 16, 3) and made["contexts"][0].tolist() == [0.5, 1, 0]
     assert main(["sample", "--weights", weights, "--context", "hero", "--count", "1"]) == 2
     assert "there are: birds, cats, dogs" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_the_road_from_a_folder_to_sprites_takes_less_than_five_minutes(tmp_path):
+    """The commands that a user types, one after the other, on 300 PNGs in four folders: `make long`."""
+    kinds, sprites = ("mage", "frog", "apple", "heart"), data.load_sprites()
+    for kind in kinds:  # upside down, so that the shipped network does not know them
+        for number, sprite in enumerate(sprites.of_kind(kind).sprites[:75, ::-1]):
+            alpha = np.where((sprite == 255).all(-1), 0, 255).astype(np.uint8)
+            write(tmp_path / "mine" / kind / f"{number:02}.png", np.concatenate([sprite, alpha[..., None]], -1))
+    assert len(list((tmp_path / "mine").rglob("*.png"))) == 300
+    file, run = tmp_path / "mine.npz", tmp_path / "run"
+    commands = [["import", tmp_path / "mine", "--out", file], ["train", "--quick", "--sprites", file, "--out", run]]
+    commands += [["sample", "--weights", run / "sprites.safetensors", "--context", kind, "--count", "32", "--out", tmp_path / f"{kind}.png"] for kind in kinds[:2]]
+    began = time.monotonic()
+    for command in commands:
+        subprocess.run([sys.executable, "-m", "sprites_lab", *map(str, command)], check=True, cwd=data.SPRITES.parent.parent)
+        print(f"{command[0]}: {time.monotonic() - began:.0f} s since the beginning")
+    assert time.monotonic() - began < 300
+    drawn = [np.asarray(Image.open(tmp_path / f"{kind}.png"), int) for kind in kinds[:2]]
+    assert np.abs(drawn[0] - drawn[1]).mean() > 5  # two classes, two sheets
 
 
 @pytest.mark.slow
