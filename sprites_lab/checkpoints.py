@@ -20,6 +20,7 @@ from safetensors.torch import save as write_safetensors
 from torch import Tensor, nn
 
 from sprites_lab import gates
+from sprites_lab.data import SPRITES
 from sprites_lab.errors import LabError
 from sprites_lab.schedule import NoiseSchedule, from_beta
 from sprites_lab.unet import OPTIONS, ContextUnet
@@ -62,6 +63,12 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, 
 def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a whole file, by which files tell which sprites they were made with."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def sprites_file(facts: dict[str, Any], given: str | Path | None = None) -> Path:
+    """The sprite file to work with: the given one, else the one that a network says it was trained on, else the bundled set."""
+    said = facts.get("sprites_file")
+    return Path(given or (said if isinstance(said, str) and Path(said).is_file() else SPRITES))
 
 
 def prepare(tensor: Tensor, half: bool) -> Tensor:

@@ -1,6 +1,7 @@
 """What each command does, once its options are read. Heavy imports wait until a command needs them."""
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from sprites_lab.errors import LabError
 if TYPE_CHECKING:
     from sprites_lab.data import SpriteSet
     from sprites_lab.own_sprites import Account
+    from sprites_lab.runs import Run
     from sprites_lab.walks import Walk
 
 
@@ -29,11 +31,7 @@ def train(options: argparse.Namespace) -> None:
         chosen = runs.quick_recipe(options.sprites) | chosen
     with joined() as team:
         run = runs.open_run(options.out, options.resume, lab.pick_device(options.device), options.sprites, team, **chosen)
-        if team.first:
-            shared = f", shared by {team.size} workers" * (team.size > 1)
-            print(f"{len(run.sprites.train):,} sprites, {run.recipe['epochs']} epochs of {run.updates_per_epoch} updates on {run.device}{shared}; {run.folder} keeps the run")
-            if run.state.updates == run.total:
-                print("this run is finished")
+        team.on_first(lambda: announce(run))
         try:
             with tqdm(initial=run.state.updates, total=run.total, unit="update", disable=not team.first) as bar:
                 for progress in lab.whole_steps(runs.go(run, options.save_every)):
@@ -42,7 +40,18 @@ def train(options: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             print(f"stopped after update {run.state.updates}; go on with: python -m sprites_lab train --out {options.out} --resume", file=sys.stderr)
             raise
-        team.on_first(lambda: print(f"the network: {run.folder / runs.FINAL}\nnext: python -m sprites_lab sample --weights {run.folder / runs.FINAL} --context {run.sprites.class_names[0]} --out samples.png"))
+        final = run.folder / runs.FINAL
+        team.on_first(lambda: print(f"the network: {final}\nnext: {in_shell('sample', '--weights', final, '--context', run.sprites.class_names[0], '--out', 'samples.png')}"))
+
+
+def announce(run: "Run") -> None:
+    """Say what is about to be trained."""
+    recipe, shared = run.recipe, f", shared by {run.team.size} workers" * (run.team.size > 1)
+    print(f"{len(run.sprites.train):,} sprites, {recipe['epochs']} epochs of {run.updates_per_epoch} updates on {run.device}{shared}; {run.folder} keeps the run")
+    if run.state.updates == run.total:
+        print("this run is finished")
+    elif run.total < 1000 and not recipe["start"]:
+        print(f"note: a network that begins with nothing hardly learns to draw in {run.total} updates; give more --epochs, or --quick to go on from the shipped network")
 
 
 def distill(options: argparse.Namespace) -> None:
@@ -122,7 +131,7 @@ def evaluate(options: argparse.Namespace) -> None:
         device = lab.pick_device(options.device)
         task = evaluation.open_task(options.weights, options.count, options.seeds, walk_of(options), device, options.sprites)
         team.agree((task.sha256, task.walk, task.count, task.seeds), "weights or options")
-        ref = evaluation.reference(options.classifier, options.sprites, device)
+        ref = evaluation.reference(options.classifier, checkpoints.sprites_file(task.found.facts, options.sprites), device)
         found = evaluation.evaluate(task, ref, draw_fresh if can_draw(ref.train) else None, look if options.sheet else None, options.alone, team)
     if not team.first:
         return
@@ -288,7 +297,12 @@ def import_pictures(options: argparse.Namespace) -> None:
     checkpoints.write_bytes(options.out, file_bytes(found.sprites))
     checkpoints.write_bytes(preview, figures.show_classes(found.sprites.sprites, found.sprites.labels, found.sprites.class_names).data)
     print(*found.lines, f"the sprites: {options.out}; please look at {preview} to see that they were understood", sep="\n")
-    print(f"next: python -m sprites_lab train --quick --sprites {options.out} --out runs/{options.out.stem}")
+    print(f"next: {in_shell('train', '--quick', '--sprites', options.out, '--out', f'runs/{options.out.stem}')}")
+
+
+def in_shell(*words: object) -> str:
+    """A command of ours as it is typed."""
+    return shlex.join(["python", "-m", "sprites_lab", *map(str, words)])
 
 
 def read_sources(options: argparse.Namespace) -> "Account":

@@ -70,7 +70,7 @@ def reference(classifier: Path | None = None, sprites: Path | None = None, devic
     if whole.sprites.shape[1:] != (16, 16, 3):
         raise LabError(f"the sprites are {whole.sprites.shape[2]}x{whole.sprites.shape[1]} pixels, but the classifier reads 16x16")
     if judge.facts.get("sprites_sha256") != files["sprites"]:
-        raise LabError(f"{paths['classifier']} was trained on other sprites than {paths['sprites']}, so it may have seen held-out ones: use `train-classifier`")
+        raise LabError(f"{paths['classifier']} was trained on other sprites than {paths['sprites']}, so it may have seen held-out ones: train one with `train-classifier --sprites {paths['sprites']}` and give it with --classifier")
     if judge.class_names != whole.class_names:
         raise LabError(f"the classifier knows the classes {', '.join(judge.class_names)}, the sprites have {', '.join(whole.class_names)}")
     if not len(whole.test):
@@ -153,7 +153,7 @@ def open_task(
     found = lab.load_weights(path, device)
     walk = walk.checked(found.schedule.timesteps, found.facts, DDPM)
     sampling.class_names(found)
-    start = fitted_start(found.schedule, found.facts.get("sprites_sha256"), sprites) if walk.start == "fitted" else None
+    start = fitted_start(found, sprites) if walk.start == "fitted" else None
     return Task(found, path.name, checkpoints.sha256_of(path), count, seeds, walk, start)
 
 

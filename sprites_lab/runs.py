@@ -38,6 +38,7 @@ class Run(NamedTuple):
     folder: Path
     recipe: dict[str, Any]
     sprites: SpriteSet
+    sprites_file: Path
     sprites_sha256: str
     schedule: NoiseSchedule
     state: TrainingState
@@ -75,9 +76,11 @@ def open_run(
     `chosen` are the entries of RECIPE that differ from the defaults; a resumed run keeps the recipe it began with. The workers
     of a team must all see the same files.
     """
-    folder, path = Path(folder), Path(sprites or SPRITES)
+    folder = Path(folder)
     newest = newest_state(folder, resume)
-    found, data = checkpoints.load(newest, "model") if newest else None, load_sprites(path)
+    found = checkpoints.load(newest, "model") if newest else None
+    path = checkpoints.sprites_file(found.facts if found else {}, sprites)
+    data = load_sprites(path)
     if found and not is_run(found):
         raise LabError(f"{newest} holds a network, not a run that can go on; begin a new run with --start {newest} and another --out")
     recipe = RECIPE | (continued_recipe(found.facts, chosen, newest) if found else chosen)
@@ -94,7 +97,7 @@ def open_run(
     team.agree((recipe, sha, state.updates), "runs (recipe, SHA-256 of the sprites, updates)")
     team.share(len(data.train) % recipe["batch_size"] or recipe["batch_size"])  # the smallest batch has something for each worker, or a LabError
     losses = found.groups.get("history", {}).get("loss", torch.zeros(0)).tolist() if found else []
-    return Run(folder, recipe, data, sha, schedule, state, device, before, losses, team)
+    return Run(folder, recipe, data, path, sha, schedule, state, device, before, losses, team)
 
 
 def newest_state(folder: Path, resume: bool) -> Path | None:
@@ -237,7 +240,8 @@ def train_here(
 def facts_of(run: Run, **more: Any) -> dict[str, Any]:
     """What a file of this run says about itself."""
     machine = f"{platform.machine()}, {run.device.type}, torch {torch.__version__.partition('+')[0]}, {torch.get_num_threads()} threads"
-    return dict(
+    own = {} if run.sprites_file == SPRITES else {"sprites_file": str(run.sprites_file.resolve())}  # later commands find it by themselves
+    return own | dict(
         recipe=run.recipe, updates=run.state.updates, updates_before=run.updates_before, classes=list(run.sprites.class_names), sprites_sha256=run.sprites_sha256,
         sprites_lab=__version__, machine=machine, **more,
     )

@@ -39,7 +39,7 @@ def sample_to_file(
     place = lab.pick_device(device)
     found = lab.load_weights(weights or lab.FINAL, place)
     walk, told = walk.checked(found.schedule.timesteps, found.facts), parse_context(context, class_names(found))
-    start = fitted_start(found.schedule, found.facts.get("sprites_sha256"), sprites) if walk.start == "fitted" else None
+    start = fitted_start(found, sprites) if walk.start == "fitted" else None
     asked = {"walk": walk, "context": told.tolist(), "seed": seed, "weights": checkpoints.sha256_of(weights or lab.FINAL)}
     team.agree(asked, "weights or options")
     order = Order(found, told, count, walk, seed, start, team)

@@ -99,7 +99,7 @@ def ready(setting: Setting, device: torch.device) -> tuple[Checkpoint, Walk, Fit
     """The network of a setting, in its fast form if wanted, its walk and its start."""
     found = lab.load_weights(lab.WEIGHTS / f"{setting.weights}.safetensors", device)
     walk = setting.walk.checked(found.schedule.timesteps, found.facts)
-    start = fitted_start(found.schedule, None) if walk.start == "fitted" else None
+    start = fitted_start(found) if walk.start == "fitted" else None
     return found._replace(model=fast_network(found.model, lab.fast_dtype(device))) if setting.fast else found, walk, start
 
 

@@ -53,7 +53,7 @@ def write_lessons(folder: Path, teacher: Path, count: int, device: torch.device,
     Walk i has a context and a starting noise that follow from i alone. LabError where a file was made by another teacher.
     """
     found = checkpoints.load(teacher)
-    start = fitted_start(found.schedule, found.facts.get("sprites_sha256"), sprites)
+    start = fitted_start(found, sprites)
     network, about = fast_network(found.model.to(device), lab.fast_dtype(device)), lessons_facts(teacher)
     for number in range(-(-count // PART)):
         path = part_path(folder, number)
@@ -133,6 +133,7 @@ def open_student(
         "student": recipe, "teacher_sha256": checkpoints.sha256_of(teacher), "classes": parent.facts.get("classes"), "sprites_sha256": parent.facts.get("sprites_sha256"),
         "walk": dict(sampler="ddim", steps=recipe["steps"], spacing=TEACHER.spacing, start=TEACHER.start), "sprites_lab": __version__,
     }
+    facts |= {"sprites_file": parent.facts["sprites_file"]} if "sprites_file" in parent.facts else {}
     if newest and found.facts["teacher_sha256"] != facts["teacher_sha256"]:
         raise LabError(f"{newest} had another teacher than {teacher}; give the same file with --teacher")
     state = new_state(found.model, device)

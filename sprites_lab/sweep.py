@@ -36,7 +36,7 @@ def sweep(task: Task, ref: Reference, folder: Path, ways: list[str], steps: list
         path = folder / f"{task.sha256[:8]}-{way.replace(' ', '-').replace(',', '')}-{n}-x{walk.scale:g}-{task.count}-{task.seeds}.json"
         if not path.exists():
             if walk.start not in starts:
-                starts[walk.start] = fitted_start(task.found.schedule, task.found.facts.get("sprites_sha256"), None)
+                starts[walk.start] = fitted_start(task.found)
             here = task._replace(walk=walk, start=starts[walk.start])
             seeds = [evaluation.measure(evaluation.make(here, seed), ref, seed) for seed in range(task.seeds)]
             found = {"network_sha256": task.sha256, "way": way, "steps": n, "calls": n * (1 + (walk.scale != 1)), "walk": walk._asdict(), "count": task.count, "seeds": task.seeds}

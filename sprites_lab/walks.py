@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from sprites_lab.checkpoints import sha256_of
-from sprites_lab.data import SPRITES, load_sprites
+from sprites_lab.checkpoints import Checkpoint, sha256_of, sprites_file
+from sprites_lab.data import load_sprites
 from sprites_lab.errors import LabError
 from sprites_lab.predictors import Predictor
 from sprites_lab.samplers import Generators, Step, ddim, ddpm
@@ -109,10 +109,10 @@ def steps_of(sampler: str, steps: int | None, timesteps: int) -> int:
     return timesteps if sampler == "ddpm" else steps or min(STEPS[sampler], timesteps)
 
 
-def fitted_start(schedule: NoiseSchedule, trained_on: str | None, sprites: Path | None = None) -> FittedStart:
-    """The start that fits the training sprites of a network, whose file has the SHA-256 `trained_on` (None: unknown)."""
-    path = Path(sprites or SPRITES)
+def fitted_start(network: Checkpoint, sprites: Path | None = None) -> FittedStart:
+    """The start that fits the training sprites of a network, which lie in the given file, or where the network says."""
+    path = sprites_file(network.facts, sprites)
     found = load_sprites(path)
-    if trained_on not in (None, sha256_of(path)):
+    if network.facts.get("sprites_sha256") not in (None, sha256_of(path)):
         raise LabError(f"--start fitted needs the sprites that the network was trained on, and {path} has others: give the right file with --sprites")
-    return FittedStart(found.train.pictures(), schedule)
+    return FittedStart(found.train.pictures(), network.schedule)

@@ -244,6 +244,12 @@ def test_import_train_and_sample_by_own_class_names(folder, tmp_path, capsys):
         assert made["sprites"].shape == (4, 16, 16, 3) and made["contexts"][0].tolist() == [0.5, 1, 0]
     assert main(["sample", "--weights", weights, "--context", "hero", "--count", "1"]) == 2
     assert "there are: birds, cats, dogs" in capsys.readouterr().err
+    assert main(["train", "--out", run, "--resume"]) == 0 and "this run is finished" in capsys.readouterr().out  # it knows its sprites
+    start = ["sample", "--weights", weights, "--sampler", "ddim", "--steps", "2", "--start", "fitted", "--count", "2", "--out", f"{run}/fitted.png"]
+    assert main(start) == 0
+    (tmp_path / "animals.npz").rename(tmp_path / "moved.npz")
+    assert main(start) == 2 and "--sprites" in capsys.readouterr().err
+    assert main([*start, "--sprites", str(tmp_path / "moved.npz")]) == 0
 
 
 @pytest.mark.long

@@ -182,7 +182,7 @@ def test_eta_and_the_fitted_start_reach_the_walk(tmp_path, weights, plain):
     ends = [arrays(sample(tmp_path / "a.npz", weights, **dict(sampler="dpm-solver", count=2) | more))["sprites"].astype(int) for more in ({}, {"eta": 1.0}, {"start": "fitted"})]
     assert all(np.abs(ends[0] - other).max() > 1 for other in ends[1:])
     c = checkpoints.load(weights)
-    start = fitted_start(c.schedule, None)
+    start = fitted_start(c)
     x_T = start(lab.starting_noise(2))
     by_hand = final(STEPPERS["dpm-solver"](conditioned(c.model, None), c.schedule, x_T, 4))
     assert np.abs(ends[2] - to_bytes(by_hand)).max() <= 1
