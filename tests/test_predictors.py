@@ -68,3 +68,22 @@ def test_clamping_keeps_the_guess_within_the_limit_and_leaves_good_guesses_alone
     close(noise[..., 1:4], s.guess_noise(x_t, t, x0)[..., 1:4], 1e-10)
     tight = clamped(lambda x, t: s.guess_noise(x, t, x0), s, limit=0.5)(x_t, t)
     close(s.guess_x0(x_t, t, tight), x0.clamp(-0.5, 0.5), 1e-10)
+
+
+@pytest.mark.parametrize("make, sentence", [
+    (lambda value: guided(None, None, value), "the guidance scale is {}, but must be a number from -1000 to 1000 (1 is plain, above 1 pushes towards the context)"),
+    (lambda value: clamped(None, None, value), "limit is {}, but must be a number from 0 to 1e+06 (pictures lie in [-1, 1])"),
+])  # fmt: skip
+@pytest.mark.parametrize("value", [1e6 + 1, -1000.5, float("nan")])
+def test_a_setting_that_cannot_be_meant_is_named_with_its_range(make, value, sentence):
+    with pytest.raises(LabError) as caught:
+        make(value)
+    assert str(caught.value) == sentence.format(value)
+
+
+def test_settings_at_the_ends_of_their_range_are_taken_and_just_beyond_refused():
+    for make, ends in ((lambda value: guided(None, None, value), (-1000, 1000)), (lambda value: clamped(None, None, value), (0, 1e6))):
+        for end, beyond in zip(ends, (-0.5, 0.5)):
+            assert callable(make(end))
+            with pytest.raises(LabError):
+                make(end + beyond)

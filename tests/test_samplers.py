@@ -156,3 +156,20 @@ def test_a_walk_gives_each_picture_what_it_would_get_alone_and_follows_their_ord
     assert (together[0] - together[1]).abs().max() > 0.1
     close(walk([2]), together[2:3], 1e-5)
     close(walk([3, 1, 0, 2]), together[[3, 1, 0, 2]], 1e-5)
+
+
+@pytest.mark.parametrize("sampler, given, sentence", [
+    (ddpm, dict(noise_amount=-0.1), "noise_amount is -0.1, but must be a number from 0 to 100 (1 is right)"),
+    (ddpm, dict(noise_amount=100.5), "noise_amount is 100.5, but must be a number from 0 to 100 (1 is right)"),
+    (ddim, dict(eta=1.1), "eta is 1.1, but must be a number from 0 to 1 (0: no fresh noise, 1: as noisy as DDPM)"),
+    (ddim, dict(eta=-0.1), "eta is -0.1, but must be a number from 0 to 1 (0: no fresh noise, 1: as noisy as DDPM)"),
+])  # fmt: skip
+def test_a_setting_that_cannot_be_meant_is_named_with_its_range(sampler, given, sentence):
+    with pytest.raises(LabError) as caught:
+        next(sampler(lambda x_t, t: x_t, linear_schedule(), torch.zeros(1, 3, 4, 4), **given))
+    assert str(caught.value) == sentence
+
+
+def test_a_noise_amount_at_the_ends_of_its_range_is_taken():
+    for amount in (0, 100):
+        assert next(ddpm(lambda x_t, t: x_t, linear_schedule(), torch.zeros(1, 3, 4, 4), amount)).t == 499

@@ -197,3 +197,27 @@ def test_a_schedule_from_betas_keeps_its_own_copy():
     beta[1] = 0.9
     assert s.beta.tolist() == [0, 0.1, 0.2]
     close(s.alpha_bar, [1, 0.9, 0.72], 1e-15)
+
+
+@pytest.mark.parametrize("make, sentence", [
+    (lambda: linear_schedule(0), "timesteps is 0, but must be a whole number from 1 to 100000"),
+    (lambda: linear_schedule(100_001), "timesteps is 100001, but must be a whole number from 1 to 100000"),
+    (lambda: cosine_schedule(0), "timesteps is 0, but must be a whole number from 1 to 100000"),
+    (lambda: linear_schedule(5, -0.1), "beta_start is -0.1, but must be a number from 0 to 1"),
+    (lambda: linear_schedule(5, 0.1, 1.1), "beta_end is 1.1, but must be a number from 0 to 1"),
+    (lambda: cosine_schedule(5, -0.1), "offset is -0.1, but must be a number from 0 to 1 (Nichol and Dhariwal use 0.008)"),
+    (lambda: cosine_schedule(5, 1.1), "offset is 1.1, but must be a number from 0 to 1 (Nichol and Dhariwal use 0.008)"),
+    (lambda: cosine_schedule(5, 0.1, 0), "beta_max is 0, but must be a number from 1e-06 to 0.999999 (Nichol and Dhariwal use 0.999)"),
+    (lambda: cosine_schedule(5, 0.1, 1), "beta_max is 1, but must be a number from 1e-06 to 0.999999 (Nichol and Dhariwal use 0.999)"),
+    (lambda: linear_schedule(5).spaced(6), "num_steps is 6, but must be a whole number from 1 to 5 (the schedule's T)"),
+    (lambda: linear_schedule(5).spaced(0), "num_steps is 0, but must be a whole number from 1 to 5 (the schedule's T)"),
+], ids=lambda value: value if isinstance(value, str) else None)  # fmt: skip
+def test_a_setting_that_cannot_be_meant_is_named_with_its_range(make, sentence):
+    with pytest.raises(LabError) as caught:
+        make()
+    assert str(caught.value) == sentence
+
+
+def test_settings_at_the_ends_of_their_range_are_taken():
+    for made in (linear_schedule(1), linear_schedule(100_000), cosine_schedule(5, 0), cosine_schedule(5, 1), cosine_schedule(5, 0.008, 1e-6), cosine_schedule(5, 0.008, 1 - 1e-6)):
+        assert ((made.beta[1:] > 0) & (made.beta[1:] < 1)).all()
