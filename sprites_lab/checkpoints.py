@@ -165,14 +165,20 @@ def read_tensors(path: Path, data: bytes, facts: dict[str, Any], sha: str) -> di
 def read_bytes(path: Path) -> bytes:
     """The whole file, once: what is checked is what is loaded."""
     advice = "give a .safetensors file: the shipped ones are in weights/, and `python -m sprites_lab train` makes new ones"
-    return gates.read_file(path, "weights file", advice)
+    return gates.read_file(path, "weights file", advice, look=lambda start, size: check_length(path, start, size))
+
+
+def check_length(path: Path, start: bytes, size: int) -> int:
+    """The length of a safetensors header, from the first bytes of a file of `size` bytes."""
+    length = int.from_bytes(start[:8], "little")
+    if not 2 <= length <= min(MAX_HEADER, size - 8):
+        raise LabError(f"{path} is no safetensors file, or only the start of one (its header would have {length:,} bytes, the file has {size:,}). Copy or download it again")
+    return length
 
 
 def read_header(path: Path, data: bytes) -> tuple[dict[str, Any], str, Shapes]:
     """The facts, the checksum and the type and shape of every tensor of a file of ours, from its header alone."""
-    length = int.from_bytes(data[:8], "little")
-    if not 2 <= length <= min(MAX_HEADER, len(data) - 8):
-        raise LabError(f"{path} is no safetensors file, or only the start of one (its header would have {length:,} bytes, the file has {len(data):,}). Copy or download it again")
+    length = check_length(path, data, len(data))
     try:
         header = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=unique)
         metadata = header["__metadata__"]

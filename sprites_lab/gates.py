@@ -7,6 +7,7 @@ import ast
 import io
 import re
 import zipfile
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,10 +37,13 @@ def nature(data: bytes) -> str:
     return next((name for magic, name in NATURES if data.startswith(magic)), "")
 
 
-def read_file(path: str | Path, what: str, advice: str, magic: bytes = b"", most: int = MAX_BYTES) -> bytes:
+def read_file(
+    path: str | Path, what: str, advice: str, magic: bytes = b"", most: int = MAX_BYTES, look: Callable[[bytes, int], None] | None = None
+) -> bytes:
     """The bytes of a regular file of 1 to `most` bytes that begins with `magic` and is not something else under a wrong name.
 
-    `what` it should be ("weights") and `advice`, what to do if it is not there, are for the message.
+    `what` it should be ("weights") and `advice`, what to do if it is not there, are for the message. The rest is read only if
+    the first 512 bytes are right; `look` is shown these and the size of the file, and may raise a LabError.
     """
     path = Path(path)
     try:
@@ -52,17 +56,27 @@ def read_file(path: str | Path, what: str, advice: str, magic: bytes = b"", most
         raise LabError(f"{path} is no file; {advice}")
     try:
         with open(path, "rb") as file:
-            data = file.read(min(path.stat().st_size, most) + 1)
+            data, size = file.read(512), path.stat().st_size
+            check_start(path, data, size, what, advice, magic, most)
+            if look:
+                look(data, size)
+            data += file.read(most + 1 - len(data))
     except OSError as error:
         raise LabError(f"cannot read {path}: {error.strerror or error}") from error
-    if not 0 < len(data) <= most:
-        raise LabError(f"{path} has {path.stat().st_size:,} bytes; a {what} has more than 0 and at most {most:,}. Copy or download it again")
+    if len(data) > most:
+        raise LabError(f"{path} grows while it is read; wait until it is whole, or copy it")
+    return data
+
+
+def check_start(path: Path, data: bytes, size: int, what: str, advice: str, magic: bytes, most: int) -> None:
+    """LabError unless the size and the first bytes of a file are those of what it should be."""
+    if not data or size > most:
+        raise LabError(f"{path} has {size:,} bytes; a {what} has more than 0 and at most {most:,}. Copy or download it again")
     if (found := nature(data)) and not (magic and data.startswith(magic)):
         cure = {"an HTML page": "download the raw file", "a Git LFS pointer": "run `git lfs pull`"}.get(found, advice)
         raise LabError(f"{path} is {found}, not a {what}; {cure}")
     if not data.startswith(magic):
         raise LabError(f"{path} is no {what}, whatever its name says; {advice}")
-    return data
 
 
 def open_zip(path: Path, data: bytes, packed: bool) -> zipfile.ZipFile:

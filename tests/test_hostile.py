@@ -136,6 +136,8 @@ BOMBS = {
     "packed.pth": lambda: zipped(**{"archive/data__pkl": ZEROS, "archive/data/0": ZEROS}),
     "sizes.safetensors": lambda: safetensors({}),
     "tensors.safetensors": lambda: safetensors({f"model/{i}": EMPTY for i in range(10_000)}),
+    "garbage.safetensors": lambda: b"\xff" * (200 << 20),
+    "garbage.pth": lambda: b"\xff" * (200 << 20),
     "nested.safetensors": lambda: struct.pack("<Q", 1 << 19) + b"[" * (1 << 19),
     "large.png": lambda: SIGNATURE + header(60_000, 60_000) + chunk(b"IDAT", zlib.compress(ZEROS)) + chunk(b"IEND", b""),
     "deep.png": lambda: SIGNATURE + header(16, 16) + chunk(b"IDAT", zlib.compress(ZEROS)) + chunk(b"IEND", b""),
