@@ -14,6 +14,7 @@ import torch
 from sprites_lab import __version__, checkpoints, lab
 from sprites_lab.data import SPRITES, SpriteSet, load_sprites
 from sprites_lab.errors import LabError
+from sprites_lab.locks import alone_in
 from sprites_lab.recipes import recipe_called
 from sprites_lab.schedule import NoiseSchedule
 from sprites_lab.team import Team, share_batch_norm
@@ -185,7 +186,7 @@ def go(run: Run, save_every: int = 200) -> Iterator[Progress]:
     """
     if run.team.first:
         run.folder.mkdir(parents=True, exist_ok=True)
-    with lab.alone_in(run.folder) if run.team.first else nullcontext():
+    with alone_in(run.folder) if run.team.first else nullcontext():
         if run.team.first:
             checkpoints.tidy(run.folder)
         yield from saving(run, save_every)

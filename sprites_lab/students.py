@@ -11,6 +11,7 @@ from sprites_lab import __version__, checkpoints, lab
 from sprites_lab.chance import seeded
 from sprites_lab.distillation import Lessons, distil, draw_contexts, teach
 from sprites_lab.errors import LabError
+from sprites_lab.locks import alone_in
 from sprites_lab.muon import Muon
 from sprites_lab.predictors import conditioned, guided
 from sprites_lab.runtime import fast_network
@@ -165,7 +166,7 @@ def go(student: Student, save_every: int = 100) -> Iterator[Progress]:
     LabError if another process is training in the folder.
     """
     student.folder.mkdir(parents=True, exist_ok=True)
-    with lab.alone_in(student.folder):
+    with alone_in(student.folder):
         checkpoints.tidy(student.folder)
         yield from saving(student, save_every)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from small import SHORT, generator, network, same_tensors, snapshot, write_sprites, write_weights
 
-from sprites_lab import LabError, checkpoints, conditioned, ddim, final, lab, recipes, runs
+from sprites_lab import LabError, checkpoints, conditioned, ddim, final, lab, locks, recipes, runs
 from sprites_lab.muon import Muon
 from sprites_lab.recipes import improved_recipe
 from sprites_lab.runs import facts_of, go, open_run
@@ -506,7 +506,7 @@ def test_a_killed_run_frees_its_folder(folder, sprites):
 def test_only_the_first_worker_of_a_team_takes_the_folder(folder, sprites, monkeypatch):
     run = start(folder, sprites)
     folder.mkdir()
-    with lab.alone_in(folder):
+    with locks.alone_in(folder):
         monkeypatch.setattr(runs, "saving", lambda *given: iter([]))
         assert list(go(run._replace(team=run.team._replace(rank=1)))) == []
         with pytest.raises(LabError, match="in use"):

@@ -19,7 +19,7 @@ LEVELS = [
     {"schedule", "muon", "unet", "predictors", "data", "neighbours", "figures", "team", "png", "grids"},
     {"spacing", "start", "levers"},
     {"samplers", "training", "checkpoints", "observer", "likelihood", "metrics", "runtime", "own_sprites", "original_sprites"},
-    {"classifier", "solvers", "distillation", "original_lab"},
+    {"classifier", "solvers", "distillation", "original_lab", "locks"},
     {"extractors"},
     {"recipes", "walks"},
     {"lab"},
