@@ -73,7 +73,7 @@ def test_clamping_keeps_the_guess_within_the_limit_and_leaves_good_guesses_alone
 @pytest.mark.parametrize("make, sentence", [
     (lambda value: guided(None, None, value), "the guidance scale is {}, but must be a number from -1000 to 1000 (1 is plain, above 1 pushes towards the context)"),
     (lambda value: clamped(None, None, value), "limit is {}, but must be a number from 0 to 1e+06 (pictures lie in [-1, 1])"),
-])  # fmt: skip
+], ids=range(2))  # fmt: skip
 @pytest.mark.parametrize("value", [1e6 + 1, -1000.5, float("nan")])
 def test_a_setting_that_cannot_be_meant_is_named_with_its_range(make, value, sentence):
     with pytest.raises(LabError) as caught:

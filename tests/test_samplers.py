@@ -163,7 +163,7 @@ def test_a_walk_gives_each_picture_what_it_would_get_alone_and_follows_their_ord
     (ddpm, dict(noise_amount=100.5), "noise_amount is 100.5, but must be a number from 0 to 100 (1 is right)"),
     (ddim, dict(eta=1.1), "eta is 1.1, but must be a number from 0 to 1 (0: no fresh noise, 1: as noisy as DDPM)"),
     (ddim, dict(eta=-0.1), "eta is -0.1, but must be a number from 0 to 1 (0: no fresh noise, 1: as noisy as DDPM)"),
-])  # fmt: skip
+], ids=range(4))  # fmt: skip
 def test_a_setting_that_cannot_be_meant_is_named_with_its_range(sampler, given, sentence):
     with pytest.raises(LabError) as caught:
         next(sampler(lambda x_t, t: x_t, linear_schedule(), torch.zeros(1, 3, 4, 4), **given))
