@@ -1,4 +1,4 @@
-"""The command line: python -m sprites_lab train | sample | evaluate | import | distill | draw | bench | ablate | sweep | train-classifier."""
+"""The command line: python -m sprites_lab train | sample | evaluate | classify | import | distill | draw | bench | ablate | sweep | train-classifier."""
 
 import argparse
 import sys
@@ -41,11 +41,12 @@ def parser() -> argparse.ArgumentParser:
         "sprites_lab", description="Diffusion on 16x16 sprites: train a network, sample sprites from it, draw the training set.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subs = top.add_subparsers(title="commands", required=True, metavar="train | sample | evaluate | import | distill | draw | bench | ablate | sweep | train-classifier")
+    subs = top.add_subparsers(title="commands", required=True, metavar="train | sample | evaluate | classify | import | distill | draw | bench | ablate | sweep | train-classifier")
     add_train(command(subs, "train", commands.train, "train a network on sprites; stop with Ctrl-C, go on with --resume"))
     add_distill(command(subs, "distill", commands.distill, "train a student that needs 4, 2 or 1 steps, from a trained network; stop with Ctrl-C, go on with --resume"))
     add_sample(command(subs, "sample", commands.sample, "make new sprites with a trained network"))
     add_evaluate(command(subs, "evaluate", commands.evaluate, "measure how good a trained network's sprites are; at its defaults this takes hours on a CPU"))
+    add_classify(command(subs, "classify", commands.classify, "say which class a network sees in your PNG sprites, from the noise it finds in them"))
     add_import(command(subs, "import", commands.import_pictures, "make a sprite file of your own PNG pictures, sheets or folders, to train on"))
     add_draw(command(subs, "draw", commands.draw, "draw the bundled sprite set with code, bit for bit"))
     add_bench(command(subs, "bench", commands.bench, "measure how fast this machine draws and trains, against plain loops (up to five minutes)"))
@@ -142,6 +143,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seeds", type=int, default=3, metavar="N", help="how many times all is measured, from other noise")
     add_walk(sub, "ddpm")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    sub.add_argument("--likelihood", action="store_true", help="instead: what sprites cost the network in bits per value, a bound (--count 100, --steps 64 timesteps)")
     sub.add_argument("--alone", action="store_true", help="beside new sprites only, without the other yardsticks: faster")
     sub.add_argument("--sheet", type=Path, metavar="FILE.png", help="also write a sheet of the first 100 sprites made, as they came, beside 100 real ones")
     sub.add_argument("--json", type=Path, metavar="FILE.json", help="also write the numbers, and the table beside it (FILE.md)")
@@ -185,6 +187,16 @@ def add_sweep(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--count", type=int, default=500, metavar="N", help="sprites to measure each time")
     sub.add_argument("--seeds", type=int, default=1, metavar="N", help="how many times, from other noise")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def add_classify(sub: argparse.ArgumentParser) -> None:
+    """Options of `classify`."""
+    sub.add_argument("sources", nargs="+", metavar="SOURCE", help="PNG files, sheets or folders, as for import; the first 100 different sprites are named")
+    sub.add_argument("--weights", type=Path, metavar="FILE", help="trained network; the shipped one if left out")
+    sub.add_argument("--tile", metavar="N", help="size of the tiles of a sheet (found out if left out)")
+    sub.add_argument("--fit", metavar="HOW", help="how sprites of another size are brought to that of the network: crop, pad, nearest or area")
+    sub.add_argument("--background", default="white", metavar="COLOUR", help="what transparent pixels become")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 

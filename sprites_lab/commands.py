@@ -110,6 +110,11 @@ def walk_of(options: argparse.Namespace) -> "Walk":
 
 
 def evaluate(options: argparse.Namespace) -> None:
+    """Measure how good the sprites of a network are, or what sprites cost it in bits."""
+    price(options) if options.likelihood else score(options)
+
+
+def score(options: argparse.Namespace) -> None:
     """Measure a network's sprites beside yardsticks, print the table, write the numbers."""
     import json
 
@@ -139,6 +144,31 @@ def evaluate(options: argparse.Namespace) -> None:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
         checkpoints.write_bytes(options.json.with_suffix(".md"), evaluation.table(found).encode())
     print(evaluation.table(found), evaluation.meanings(), sep="\n\n")
+
+
+def price(options: argparse.Namespace) -> None:
+    """What sprites cost a network in bits, and yardsticks beside them; print the table, write the numbers."""
+    import json
+
+    from sprites_lab import checkpoints, lab, probabilities
+
+    if options.json:
+        check_file(options.json, (".json",), "--json")
+    task = probabilities.open_task(options.weights, options.sprites, lab.pick_device(options.device))
+    found = probabilities.bits_per_dimension(task, min(options.count, 100) if options.count == 10_000 else options.count, options.steps or 64)
+    if options.json:
+        checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
+        checkpoints.write_bytes(options.json.with_suffix(".md"), probabilities.table(found).encode())
+    print(probabilities.table(found))
+
+
+def classify(options: argparse.Namespace) -> None:
+    """Say of each sprite in PNG pictures which class the network sees in it."""
+    from sprites_lab import lab, own_sprites, probabilities
+
+    reading = own_sprites.Reading(tile=size_of("--tile", options.tile), fit=options.fit, background=colour_of("--background", options.background))
+    for name, classes in probabilities.named(options.weights, options.sources, reading, lab.pick_device(options.device)):
+        print(f"{name}: " + ", ".join(f"{label} {share:.1%}" for label, share in classes[:3]))
 
 
 def can_draw(sprites: "SpriteSet") -> bool:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from small import careful
 
 from sprites_lab import LabError
-from sprites_lab.neighbours import nearest, report
+from sprites_lab.neighbours import nearest, relatives, report
 
 
 def by_hand(sprites, reference, skip_own):
@@ -57,6 +57,61 @@ def test_a_sprite_itself_does_not_count_but_its_twin_does():
 def test_what_cannot_be_compared_is_refused(sprites, reference, own, words):
     with pytest.raises(LabError, match=words):
         nearest(sprites, reference, np.arange(1) if own else None)
+
+
+def overlaps(sprite, other, shift):
+    """For each way to turn a sprite, (mirrored, down, right) -> its distance to the other, pixel by pixel where both have one."""
+    height, width, found = *sprite.shape[:2], {}
+    for mirrored in (False, True):
+        image = (sprite[:, ::-1] if mirrored else sprite).astype(int)
+        for down in range(-shift, shift + 1):
+            for right in range(-shift, shift + 1):
+                pairs = [(image[y, x], other[y + down, x + right]) for y in range(height) for x in range(width) if 0 <= y + down < height and 0 <= x + right < width]
+                found[mirrored, down, right] = np.mean([np.abs(a - b.astype(int)) for a, b in pairs])
+    return found
+
+
+@pytest.mark.parametrize("seed, shift, levels, skip_own", [(0, 1, 2, False), (1, 1, 256, True), (2, 2, 4, False), (3, 0, 2, False), (4, 1, 2, True)])
+def test_relatives_are_the_nearest_of_all_ways_to_turn_a_sprite(seed, shift, levels, skip_own):
+    rng = np.random.default_rng(seed)
+    reference = (rng.integers(0, levels, (40, 5, 6, 3)) * (255 // (levels - 1))).astype(np.uint8)
+    sprites = reference[:4] if skip_own else np.concatenate([np.roll(reference[5:7, :, ::-1], (1, -1), (1, 2)), reference[:2] // 2])
+    found = relatives(sprites, reference, 5, shift, np.arange(4) if skip_own else None)
+    for i, sprite in enumerate(sprites):
+        tables = [overlaps(sprite, other, shift) for other in reference]
+        best = np.array([min(table.values()) for table in tables])
+        best[i if skip_own else []] = np.inf
+        assert np.allclose(found.distance[i], np.sort(best)[:5]) and np.allclose(best[found.row[i]], found.distance[i])
+        assert len(set(found.row[i].tolist())) == 5
+        for distance, row, mirrored, move in zip(*(array[i] for array in found)):
+            assert abs(tables[row][bool(mirrored), int(move[0]), int(move[1])] - distance) < 1e-9
+
+
+def test_a_sprite_that_was_moved_says_which_way_back():
+    rng = np.random.default_rng(0)
+    reference = rng.integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
+    for edge in (0, 255):
+        moved = np.full((2, 16, 16, 3), edge, np.uint8)
+        moved[0, 1:, :-1] = reference[7, :-1, 1:]  # down and to the left
+        moved[1, :, 1:] = reference[8, :, ::-1][:, :-1]  # mirrored, then to the right
+        found = relatives(moved, reference, 1, shift=1)
+        assert found.distance.tolist() == [[0], [0]] and found.row.tolist() == [[7], [8]]
+        assert found.mirrored.tolist() == [[False], [True]] and found.move.tolist() == [[[-1, 1]], [[0, 1]]]
+        assert (nearest(moved, reference)[0] > 20).all() and (nearest(moved, reference, shift=1)[0] == 0).all()
+
+
+def test_of_equal_ways_the_plainest_is_named_and_of_equal_sprites_the_first():
+    same = np.full((5, 4, 4, 3), 9, np.uint8)
+    found = relatives(same[:1], same, 3, 1)
+    assert found.row.tolist() == [[0, 1, 2]] and not found.mirrored.any() and not found.move.any()
+    assert relatives(same[:0], same, 3, 1).move.shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("count, shift, words", [(0, 1, "count is 0"), (4, 1, "from 1 to 3"), (1, -1, "shift is -1"), (1, 3, "shift is 3"), (1, 0.5, "shift is 0.5")])
+def test_relatives_that_cannot_be_are_refused(count, shift, words):
+    sprites = np.zeros((3, 4, 4, 3), np.uint8)
+    with pytest.raises(LabError, match=words):
+        relatives(sprites, sprites, count, shift)
 
 
 def test_rows_to_skip_are_one_for_each_sprite():
