@@ -146,6 +146,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--likelihood", action="store_true", help="instead: what sprites cost the network in bits per value, a bound (--count 100, --steps 64 timesteps)")
     sub.add_argument("--alone", action="store_true", help="beside new sprites only, without the other yardsticks: faster")
     sub.add_argument("--sheet", type=Path, metavar="FILE.png", help="also write a sheet of the first 100 sprites made, as they came, beside 100 real ones")
+    sub.add_argument("--pairs", type=Path, metavar="FILE.png", help="also audit the first 500 sprites made for copies, with the five nearest pairs as a picture")
     sub.add_argument("--json", type=Path, metavar="FILE.json", help="also write the numbers, and the table beside it (FILE.md)")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from sprites_lab.errors import LabError
 from sprites_lab.metrics import COPY
-from sprites_lab.neighbours import check_sets, nearest, ways_to_turn, window
+from sprites_lab.neighbours import check_sets, nearest, relatives, ways_to_turn, window
 from sprites_lab.settings import check_number, check_whole
 
 
@@ -57,6 +57,28 @@ def audit(made: np.ndarray, train: np.ndarray, held_out: np.ndarray, shift: int 
     Real sprites resemble each other, so the held-out share, not 0, is what a network that copies nothing has.
     """
     return Audit(copy_rate(made, train, shift, limit), copy_rate(held_out, train, shift, limit))
+
+
+class Pairs(NamedTuple):
+    """The made sprites that come nearest to a training sprite, nearest first, (N, H, W, 3), those training sprites, turned like them, and the distances (N,)."""
+
+    made: np.ndarray
+    train: np.ndarray
+    distance: np.ndarray
+
+
+def nearest_pairs(made: np.ndarray, train: np.ndarray, count: int = 5, shift: int = 1) -> Pairs:
+    """The `count` pairs that look most like copies; mirror images and moves by up to `shift` pixels count as alike."""
+    found = relatives(made, train, 1, shift)
+    rows = np.argsort(found.distance[:, 0], kind="stable")[:count]
+    alike, mirrored = train[found.row[rows, 0]], found.mirrored[rows, 0]
+    return Pairs(made[rows], np.where(mirrored[:, None, None, None], alike[:, :, ::-1], alike), found.distance[rows, 0])
+
+
+def told(found: Audit) -> str:
+    """An audit in a sentence."""
+    made, held_out = (f"{100 * one.share:.1f} % ({100 * one.low:.1f} to {100 * one.high:.1f}) of {one.count}" for one in found)
+    return f"copies of training sprites, mirrored and moved by a pixel ones included: {made} made sprites, {held_out} held-out ones, which nobody copied"
 
 
 def duplicates(sprites: np.ndarray, shift: int = 1) -> list[list[int]]:

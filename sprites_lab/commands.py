@@ -4,13 +4,17 @@ import argparse
 import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sprites_lab.errors import LabError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sprites_lab.data import SpriteSet
+    from sprites_lab.evaluation import Reference
     from sprites_lab.own_sprites import Account
     from sprites_lab.runs import Run
     from sprites_lab.walks import Walk
@@ -118,32 +122,51 @@ def score(options: argparse.Namespace) -> None:
     """Measure a network's sprites beside yardsticks, print the table, write the numbers."""
     import json
 
-    import numpy as np
-
-    from sprites_lab import checkpoints, evaluation, figures, lab
-    from sprites_lab.data import to_pictures
+    from sprites_lab import checkpoints, evaluation, lab
     from sprites_lab.team import joined
 
-    def look(made: np.ndarray, real: np.ndarray) -> None:
-        sheets = {f"100 made by {options.weights or lab.FINAL.name}": to_pictures(made[:100]), "100 real ones": to_pictures(real[:100])}
-        checkpoints.write_bytes(options.sheet, figures.side_by_side(sheets).data)
-
-    if options.json:
-        check_file(options.json, (".json",), "--json")
-    if options.sheet:
-        check_file(options.sheet, (".png",), "--sheet")
+    for option, path, suffix in (("--json", options.json, ".json"), ("--sheet", options.sheet, ".png"), ("--pairs", options.pairs, ".png")):
+        if path:
+            check_file(path, (suffix,), option)
     with joined() as team:
         device = lab.pick_device(options.device)
         task = evaluation.open_task(options.weights, options.count, options.seeds, walk_of(options), device, options.sprites)
         team.agree((task.sha256, task.walk, task.count, task.seeds), "weights or options")
         ref = evaluation.reference(options.classifier, checkpoints.sprites_file(task.found.facts, options.sprites), device)
-        found = evaluation.evaluate(task, ref, draw_fresh if can_draw(ref.train) else None, look if options.sheet else None, options.alone, team)
+        look = partial(show_made, options, ref) if options.sheet or options.pairs else None
+        found = evaluation.evaluate(task, ref, draw_fresh if can_draw(ref.train) else None, look, options.alone, team)
     if not team.first:
         return
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
         checkpoints.write_bytes(options.json.with_suffix(".md"), evaluation.table(found).encode())
     print(evaluation.table(found), evaluation.meanings(), sep="\n\n")
+
+
+def show_made(options: argparse.Namespace, ref: "Reference", made: "np.ndarray", real: "np.ndarray") -> None:
+    """Write the pictures that were asked for of the first sprites made, as they came, and of as many real ones."""
+    from sprites_lab import checkpoints, figures, lab
+    from sprites_lab.data import to_pictures
+
+    if options.pairs:
+        print(write_pairs(options.pairs, made, ref))
+    if options.sheet:
+        sheets = {f"100 made by {options.weights or lab.FINAL.name}": to_pictures(made[:100]), "100 real ones": to_pictures(real[:100])}
+        checkpoints.write_bytes(options.sheet, figures.side_by_side(sheets).data)
+
+
+def write_pairs(path: Path, made: "np.ndarray", ref: "Reference") -> str:
+    """Write a picture of the five made sprites that come nearest to training sprites; what the audit of the first 500 says."""
+    import numpy as np
+
+    from sprites_lab import audit, checkpoints, figures
+    from sprites_lab.data import to_pictures
+
+    some = made[:500]
+    pairs = audit.nearest_pairs(some, ref.train.sprites)
+    sheet = figures.show_grid(to_pictures(np.concatenate([pairs.made, pairs.train])), len(pairs.made), 6, ["made", "nearest"], [f"{far:.1f}" for far in pairs.distance])
+    checkpoints.write_bytes(path, sheet.data)
+    return audit.told(audit.audit(some, ref.train.sprites, ref.test.sprites[: len(some)]))
 
 
 def price(options: argparse.Namespace) -> None:

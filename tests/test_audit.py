@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sprites_lab import LabError, data
-from sprites_lab.audit import Share, audit, copy_rate, duplicates, wilson
+from sprites_lab.audit import Share, audit, copy_rate, duplicates, nearest_pairs, told, wilson
 from sprites_lab.metrics import COPY
 
 KINDS_OF_COPY = ["plain", "mirrored", "moved", "mirrored and moved"]
@@ -176,3 +176,18 @@ def test_the_bundled_sprites_are_all_different():
 def test_sets_that_cannot_be_searched_are_refused(sprites, shift, words):
     with pytest.raises(LabError, match=words):
         duplicates(sprites, shift)
+
+
+def test_the_nearest_pairs_come_first_and_are_turned_like_the_made_ones():
+    chance = np.random.default_rng(5)
+    train = chance.integers(0, 256, (30, 8, 8, 3), np.uint8)
+    made = chance.integers(0, 256, (10, 8, 8, 3), np.uint8)
+    made[7], made[2] = train[4, :, ::-1], np.clip(train[9].astype(int) + 3, 0, 255)
+    found = nearest_pairs(made, train, 3)
+    assert np.array_equal(found.made[:2], made[[7, 2]]) and np.array_equal(found.train[:2], [train[4, :, ::-1], train[9]])
+    assert found.distance[0] == 0 and 0 < found.distance[1] <= 3 < found.distance[2] and len(found.made) == 3
+
+
+def test_an_audit_is_told_in_a_sentence():
+    said = told(audit(np.zeros((4, 8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3), np.uint8), np.full((5, 8, 8, 3), 255, np.uint8)))
+    assert "100.0 % (51.0 to 100.0) of 4 made sprites, 0.0 % (0.0 to 43.4) of 5 held-out ones" in said

@@ -221,10 +221,11 @@ def test_the_command_prints_the_table_and_writes_the_numbers(files, tmp_path, ca
         monkeypatch.setattr(commands, "can_draw", lambda sprites: True)
     monkeypatch.setattr(artist, "draw_set", lambda count, seed: asked.append((count, seed)) or arrays(fresh(count, seed)))
     paths = [f"--{name}={files / file}" for name, file in (("weights", "w.safetensors"), ("classifier", "c.safetensors"), ("sprites", "s.npz"))]
-    assert main(["evaluate", *paths, "--count", "20", "--seeds", "1", "--sampler", "ddim", "--steps", "2", "--json", str(tmp_path / "e.json"), "--sheet", str(tmp_path / "e.png")]) == 0
+    assert main(["evaluate", *paths, "--count", "20", "--seeds", "1", "--sampler", "ddim", "--steps", "2", "--json", str(tmp_path / "e.json"), "--sheet", str(tmp_path / "e.png"), "--pairs", str(tmp_path / "p.png")]) == 0
     found = json.loads((tmp_path / "e.json").read_text())
     out = capsys.readouterr().out
     assert (tmp_path / "e.md").read_text() == evaluation.table(found) and (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
+    assert "of 20 made sprites" in out and (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert evaluation.table(found) in out and evaluation.meanings() in out and np.sum(found["confusion"]) == 20
     assert list(found["rows"])[1] == ("new sprites" if ours else "held-out sprites, repeated")
     assert asked == [(artist.LEAST, 1_000_003)] * ours  # never a seed that somebody draws a training set with
