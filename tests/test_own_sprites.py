@@ -255,9 +255,9 @@ def test_import_train_and_sample_by_own_class_names(folder, tmp_path, capsys):
 @pytest.mark.long
 def test_the_road_from_a_folder_to_sprites_takes_less_than_five_minutes(tmp_path):
     """The commands that a user types, one after the other, on 300 PNGs in four folders: `make long`."""
-    kinds, sprites = ("mage", "frog", "apple", "heart"), data.load_sprites()
+    kinds, sprites = ("hero", "food", "spell", "non-hero"), data.load_sprites()
     for kind in kinds:  # upside down, so that the shipped network does not know them
-        for number, sprite in enumerate(sprites.of_kind(kind).sprites[:75, ::-1]):
+        for number, sprite in enumerate(sprites.of_class(kind).sprites[:75, ::-1]):
             alpha = np.where((sprite == 255).all(-1), 0, 255).astype(np.uint8)
             write(tmp_path / "mine" / kind / f"{number:02}.png", np.concatenate([sprite, alpha[..., None]], -1))
     assert len(list((tmp_path / "mine").rglob("*.png"))) == 300
