@@ -139,7 +139,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--weights", type=Path, metavar="FILE", help="trained network; the shipped one if left out")
     sub.add_argument("--classifier", type=Path, metavar="FILE", help="the judge; the shipped one if left out")
     sub.add_argument("--sprites", type=Path, metavar="FILE", help="sprite file (.npz) with held-out sprites; the bundled set if left out")
-    sub.add_argument("--count", type=int, default=10_000, metavar="N", help="how many sprites, a fifth of each class; distances of unequal counts cannot be compared")
+    sub.add_argument("--count", type=int, metavar="N", help="how many sprites, a fifth of each class; distances of unequal counts cannot be compared (10000; with --likelihood 100)")
     sub.add_argument("--seeds", type=int, default=3, metavar="N", help="how many times all is measured, from other noise")
     add_walk(sub, "ddpm")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

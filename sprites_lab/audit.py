@@ -60,19 +60,24 @@ def audit(made: np.ndarray, train: np.ndarray, held_out: np.ndarray, shift: int 
 
 
 class Pairs(NamedTuple):
-    """The made sprites that come nearest to a training sprite, nearest first, (N, H, W, 3), those training sprites, turned like them, and the distances (N,)."""
+    """The made sprites that come nearest to a training sprite, nearest first, (N, H, W, 3), those training sprites, turned like them, and the distances (N,).
+
+    `copies`: the share of copies among all that were made.
+    """
 
     made: np.ndarray
     train: np.ndarray
     distance: np.ndarray
+    copies: Share
 
 
-def nearest_pairs(made: np.ndarray, train: np.ndarray, count: int = 5, shift: int = 1) -> Pairs:
+def nearest_pairs(made: np.ndarray, train: np.ndarray, count: int = 5, shift: int = 1, limit: float = COPY) -> Pairs:
     """The `count` pairs that look most like copies; mirror images and moves by up to `shift` pixels count as alike."""
     found = relatives(made, train, 1, shift)
+    copies = wilson(int((found.distance[:, 0] < limit).sum()), len(made))
     rows = np.argsort(found.distance[:, 0], kind="stable")[:count]
     alike, mirrored = train[found.row[rows, 0]], found.mirrored[rows, 0]
-    return Pairs(made[rows], np.where(mirrored[:, None, None, None], alike[:, :, ::-1], alike), found.distance[rows, 0])
+    return Pairs(made[rows], np.where(mirrored[:, None, None, None], alike[:, :, ::-1], alike), found.distance[rows, 0], copies)
 
 
 def told(found: Audit) -> str:

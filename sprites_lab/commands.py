@@ -130,7 +130,7 @@ def score(options: argparse.Namespace) -> None:
             check_file(path, (suffix,), option)
     with joined() as team:
         device = lab.pick_device(options.device)
-        task = evaluation.open_task(options.weights, options.count, options.seeds, walk_of(options), device, options.sprites)
+        task = evaluation.open_task(options.weights, 10_000 if options.count is None else options.count, options.seeds, walk_of(options), device, options.sprites)
         team.agree((task.sha256, task.walk, task.count, task.seeds), "weights or options")
         ref = evaluation.reference(options.classifier, checkpoints.sprites_file(task.found.facts, options.sprites), device)
         look = partial(show_made, options, ref) if options.sheet or options.pairs else None
@@ -166,7 +166,7 @@ def write_pairs(path: Path, made: "np.ndarray", ref: "Reference") -> str:
     pairs = audit.nearest_pairs(some, ref.train.sprites)
     sheet = figures.show_grid(to_pictures(np.concatenate([pairs.made, pairs.train])), len(pairs.made), 6, ["made", "nearest"], [f"{far:.1f}" for far in pairs.distance])
     checkpoints.write_bytes(path, sheet.data)
-    return audit.told(audit.audit(some, ref.train.sprites, ref.test.sprites[: len(some)]))
+    return audit.told(audit.Audit(pairs.copies, audit.copy_rate(ref.test.sprites[: len(some)], ref.train.sprites)))
 
 
 def price(options: argparse.Namespace) -> None:
@@ -178,7 +178,7 @@ def price(options: argparse.Namespace) -> None:
     if options.json:
         check_file(options.json, (".json",), "--json")
     task = probabilities.open_task(options.weights, options.sprites, lab.pick_device(options.device))
-    found = probabilities.bits_per_dimension(task, min(options.count, 100) if options.count == 10_000 else options.count, options.steps or 64)
+    found = probabilities.bits_per_dimension(task, 100 if options.count is None else options.count, 64 if options.steps is None else options.steps)
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
         checkpoints.write_bytes(options.json.with_suffix(".md"), probabilities.table(found).encode())

@@ -25,6 +25,7 @@ class Task(NamedTuple):
     """A network with its schedule and classes, in float32, and the sprites it was trained on and not."""
 
     found: checkpoints.Checkpoint
+    path: Path
     model: torch.nn.Module
     names: tuple[str, ...]
     sprites: SpriteSet
@@ -32,14 +33,15 @@ class Task(NamedTuple):
 
 def open_task(weights: Path | None = None, sprites: Path | None = None, device: torch.device | str = "cpu") -> Task:
     """The shipped network or that of a file, with its sprites; LabError if they do not belong together."""
-    found = lab.load_weights(weights or lab.FINAL, device)
+    file = Path(weights or lab.FINAL)
+    found = lab.load_weights(file, device)
     path = checkpoints.sprites_file(found.facts, sprites)
     whole, names = load_sprites(path), sampling.class_names(found)
     if found.facts.get("sprites_sha256") not in (None, checkpoints.sha256_of(path)):
         raise LabError(f"the network was trained on other sprites than {path}, so it may have seen the held-out ones; give the right file with --sprites")
     if whole.class_names != names or whole.sprites.shape[1:3] != found.model.picture_shape[1:]:
         raise LabError(f"{path} has other classes or another size than the network; give the sprites it was trained on with --sprites")
-    return Task(found, fast_network(found.model), names, whole)
+    return Task(found, file, fast_network(found.model), names, whole)
 
 
 def bits_per_dimension(task: Task, count: int = 100, steps: int = 64, seed: int = 0) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def bits_per_dimension(task: Task, count: int = 100, steps: int = 64, seed: int 
     found["held-out sprites, a Gaussian for each value"] = {"total": gaussian_bits(task.sprites.train.pictures(), new.pictures())}
     few = likelihood.ode_bits(conditioned(task.model, contexts[:ODE_COUNT]), schedule, pictures[:ODE_COUNT], ODE_STEPS, seed)
     ode = {"ODE": likelihood.mean_and_error(few), "bound": found["held-out sprites"]["each"][:ODE_COUNT]}
-    return {"network": task.found.facts.get("weights", ""), "count": len(known), "steps": steps, "seed": seed, "rows": found, "ode": ode}
+    return {"network": task.path.name, "network_sha256": checkpoints.sha256_of(task.path), "count": len(known), "steps": steps, "seed": seed, "rows": found, "ode": ode}
 
 
 def parts_of(sprites: SpriteSet, counts: tuple[int, ...], seed: int) -> list[SpriteSet]:

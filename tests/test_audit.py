@@ -185,6 +185,7 @@ def test_the_nearest_pairs_come_first_and_are_turned_like_the_made_ones():
     made[7], made[2] = train[4, :, ::-1], np.clip(train[9].astype(int) + 3, 0, 255)
     found = nearest_pairs(made, train, 3)
     assert np.array_equal(found.made[:2], made[[7, 2]]) and np.array_equal(found.train[:2], [train[4, :, ::-1], train[9]])
+    assert found.copies == copy_rate(made, train) and found.copies.share == 0.2
     assert found.distance[0] == 0 and 0 < found.distance[1] <= 3 < found.distance[2] and len(found.made) == 3
 
 

@@ -86,6 +86,7 @@ def test_the_command_prints_the_table_and_writes_the_numbers(files, tmp_path, ca
     assert main(asked) == 0
     found = json.loads((tmp_path / "b.json").read_text())
     out = capsys.readouterr().out
+    assert found["network"] == "w.safetensors" and found["network_sha256"] == sha256_of(files[0])
     assert probabilities.table(found) in out and (tmp_path / "b.md").read_text() == probabilities.table(found)
     assert "8 held-out sprites" in out and "| training sprites | " in out
 
@@ -97,6 +98,8 @@ def test_classify_names_the_class_of_each_sprite(files, tmp_path, capsys):
     assert main(["classify", "--weights", str(files[0]), *(str(tmp_path / f"{number}.png") for number in range(3))]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and all(line.startswith(f"{number} {number + 1}: ") and line.count("%") == 3 for number, line in enumerate(lines))
+    assert main(["evaluate", "--likelihood", "--weights", str(files[0]), "--sprites", str(files[1]), "--count", "10000"]) == 2  # taken at its word
+    assert "asks for 10200 sprites" in capsys.readouterr().err
     assert main(["classify", "--weights", str(files[0]), str(tmp_path / "no.png")]) == 2 and "there is no file" in capsys.readouterr().err
 
 
