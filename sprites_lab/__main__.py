@@ -170,6 +170,7 @@ def add_ablate(sub: argparse.ArgumentParser) -> None:
     """Options of `ablate`."""
     sub.add_argument("--out", type=Path, default=Path("runs/ablation"), metavar="FOLDER", help="folder of the results, one file for each arm; arms that are there are not repeated")
     sub.add_argument("--arms", metavar="A,B", help="only these arms; all if left out")
+    sub.add_argument("--parts", action="store_true", help="instead of pulling levers, leave out one part of the network after the other, for --epochs each, with two seeds")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the results of all arms to this file")
     sub.add_argument("--features", type=int, default=32, metavar="N", help="width of the network")
     sub.add_argument("--epochs", type=int, default=3, help="passes over the training sprites for the course's recipe; the others take as long")

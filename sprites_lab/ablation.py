@@ -1,5 +1,8 @@
-"""What does each lever of the training bring? The same small network once with each, at equal time: `python -m sprites_lab ablate`."""
+"""What does each lever of the training bring, and each part of the network? One small network with each lever at equal time,
+`python -m sprites_lab ablate`; one without each part for equally many updates, `python -m sprites_lab ablate --parts`.
+"""
 
+import copy
 import json
 import statistics
 import time
@@ -16,17 +19,22 @@ from sprites_lab.chance import seeded
 from sprites_lab.data import SpriteSet, to_bytes
 from sprites_lab.errors import LabError
 from sprites_lab.evaluation import Reference
+from sprites_lab.likelihood import error_table
 from sprites_lab.predictors import Predictor, clamped, conditioned
 from sprites_lab.recipes import LEVERS, Recipe, recipe_called
 from sprites_lab.samplers import ddim, final, fresh_noise
 from sprites_lab.schedule import NoiseSchedule
 from sprites_lab.training import take_step, update_average
+from sprites_lab.unet import ContextUnet
 
 ARMS = {"course": "course", **{lever: f"course+{lever}" for lever in LEVERS}, "improved": "improved"}  # name: recipe
 WALKS = {"ddim": 0.0, "noisy ddim": 1.0}  # name: eta, both with 50 steps
 WEIGHTS = ("last", "average", "clamped")  # the last weights, their moving average, the last weights with x0 clamped
 HARD_STARTS = ("cosine-schedule", "doubled-noise")  # so little signal at T that a guess at x0 magnifies every error: also clamped
 STEPS, REPEATS = 50, 7
+PARTS = ("nothing", "skips", "time", "context", "shortcut", "batch norm")  # what a network of `parts` does without
+TIMES = (10, 50, 100, 200, 300, 400, 490)  # where its errors are measured
+PARTS_HEADER = f"| without | seed | updates | {' | '.join(f't={t}' for t in TIMES)} |\n" + "|---" * (3 + len(TIMES)) + "|"
 HEADER = "| arm | epochs | updates | seconds | FD, ddim 50 | class recognised | FD, noisy ddim 50 | class recognised | recall | coverage |\n" + "|---" * 10 + "|"
 
 
@@ -128,3 +136,56 @@ def in_format(predict: Predictor, device: torch.device, autocast: torch.dtype | 
             return predict(x_t.to(memory_format=torch.channels_last), t).to(x_t)
 
     return predict_noise
+
+
+def without(model: ContextUnet, part: str) -> ContextUnet:
+    """A copy that does without its skips (zeros), time (T/2 is told), context (none) or the first block's shortcut; LabError for another part."""
+    net = copy.deepcopy(model)
+    if part == "skips":
+        for stage in (net.up1, net.up2, net.out):  # each reads what comes from below, then the skip, half of the features each
+            stage.register_forward_pre_hook(lambda _, inputs: torch.cat([(half := inputs[0].chunk(2, 1)[0]), torch.zeros_like(half)], 1))
+    elif part in ("time", "context"):
+        for embed in (child for name, child in net.named_children() if name.startswith(f"{part}_")):
+            embed.register_forward_pre_hook(lambda _, inputs: torch.full_like(inputs[0], 0.5 if part == "time" else 0.0))
+    elif part == "shortcut":
+        net.init_conv.shortcut = None
+    else:
+        raise LabError(f"there is no part '{part}' to switch off; there are: skips, time, context, shortcut")
+    return net
+
+
+def parts(
+    folder: Path, sprites: SpriteSet, held_out: SpriteSet, features: int = 16, epochs: int = 1, seed: int = 0, device: torch.device | str = "cpu",
+) -> Iterator[dict[str, Any]]:
+    """Train the course's network without each of PARTS, in batches of 32; without "nothing" a second time, with the next seed, as a yardstick.
+
+    Yields the noise errors at TIMES on the held-out sprites, of the moving average of the weights. A result that lies in the folder is not repeated.
+    """
+    for part, number in [*((part, seed) for part in PARTS), ("nothing", seed + 1)]:
+        path = path_of(folder, f"without-{part.replace(' ', '-')}", number)
+        if not path.exists():
+            found = {"without": part, "features": features, "seed": number}
+            found |= train_without(part, sprites, held_out, features, epochs, number, torch.device(device))
+            checkpoints.write_bytes(path, json.dumps(found, indent=1).encode())
+        yield json.loads(path.read_text())
+
+
+def train_without(part: str, sprites: SpriteSet, held_out: SpriteSet, features: int, epochs: int, seed: int, device: torch.device) -> dict[str, Any]:
+    """One training without a part ("batch norm": with group norm in its place), and its errors."""
+    recipe, autocast = recipe_called("course+group-norm" if part == "batch norm" else "course"), lab.fast_dtype(device)
+    schedule = recipe.schedule(500)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = recipe.network(schedule, features)
+    state = recipe.state(model if part in ("nothing", "batch norm") else without(model, part), device, autocast)
+    updates = recipe.train(state, schedule, sprites, device, epochs=epochs, batch_size=32, seed=seed, autocast=autocast)
+    for _ in lab.progress(updates, epochs * -(-len(sprites) // 32), f"without {part}"):
+        pass
+    predict, times = conditioned(state.average, held_out.contexts(device)), torch.tensor(TIMES)
+    errors = error_table(predict, schedule, held_out.pictures(device), times, seed=0).mean(0)
+    return {"batch_size": 32, "epochs": epochs, "updates": state.updates, "sprites": len(held_out), "times": TIMES, "errors": [round(error, 5) for error in errors.tolist()]}
+
+
+def part_line(found: dict[str, Any]) -> str:
+    """One row of the table of results without a part."""
+    return f"| {found['without']} | {found['seed']} | {found['updates']} | " + " | ".join(f"{error:.3f}" for error in found["errors"]) + " |"

@@ -1,5 +1,6 @@
 """Is it learning or copying? How many made sprites are copies of training sprites, beside how many held-out sprites are."""
 
+from collections.abc import Iterator
 from math import sqrt
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from sprites_lab.errors import LabError
 from sprites_lab.metrics import COPY
 from sprites_lab.neighbours import check_sets, nearest, relatives, ways_to_turn, window
 from sprites_lab.settings import check_number, check_whole
+from sprites_lab.splits import together
 
 
 class Share(NamedTuple):
@@ -93,29 +95,17 @@ def duplicates(sprites: np.ndarray, shift: int = 1) -> list[list[int]]:
     """
     check_sets(sprites, sprites, None)
     shift = check_whole("shift", shift, 0, min(sprites.shape[1:3]) // 2, "half of the size: the rest must overlap")
-    leader = list(range(len(sprites)))
+    first = together(len(sprites), alike(sprites, shift))
+    leaders, counts = np.unique(first, return_counts=True)
+    return [np.flatnonzero(first == leader).tolist() for leader in leaders[counts > 1]]
+
+
+def alike(sprites: np.ndarray, shift: int) -> Iterator[tuple[int, int]]:
+    """Each row of the sprites beside the first one that it equals, once for every way to turn it; where it equals none, beside itself."""
     for mirrored, *move in ways_to_turn(shift):
         first = {}  # what lies in the window -> the first row with that in it
         here, there = (window(way, *sprites.shape[1:3]) for way in (move, (-move[0], -move[1])))
         for row, sprite in enumerate(sprites):
             first.setdefault(sprite[here].tobytes(), row)
         for row, sprite in enumerate(sprites[:, :, ::-1] if mirrored else sprites):
-            join(leader, row, first.get(sprite[there].tobytes(), row))
-    groups: dict[int, list[int]] = {}
-    for row in range(len(sprites)):
-        groups.setdefault(find(leader, row), []).append(row)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def find(leader: list[int], row: int) -> int:
-    """The first row of the group that a row is in."""
-    while leader[row] != row:
-        leader[row] = leader[leader[row]]  # a shortcut for the next time
-        row = leader[row]
-    return row
-
-
-def join(leader: list[int], one: int, other: int) -> None:
-    """Make one group of those of two rows; the lower first row leads it."""
-    one, other = find(leader, one), find(leader, other)
-    leader[max(one, other)] = min(one, other)
+            yield row, first.get(sprite[there].tobytes(), row)

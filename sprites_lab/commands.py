@@ -31,10 +31,8 @@ def train(options: argparse.Namespace) -> None:
         raise LabError(f"--save-every is {options.save_every}, but must be at least 1")
     check_folder(options.out)
     chosen = {name: getattr(options, name) for name in runs.RECIPE if hasattr(options, name)}
-    if options.quick and not options.resume:
-        chosen = runs.quick_recipe(options.sprites) | chosen
     with joined() as team:
-        run = runs.open_run(options.out, options.resume, lab.pick_device(options.device), options.sprites, team, **chosen)
+        run = runs.open_run(options.out, options.resume, lab.pick_device(options.device), options.sprites, team, options.quick, **chosen)
         team.on_first(lambda: announce(run))
         try:
             with tqdm(initial=run.state.updates, total=run.total, unit="update", disable=not team.first) as bar:
@@ -175,10 +173,13 @@ def price(options: argparse.Namespace) -> None:
 
     from sprites_lab import checkpoints, lab, probabilities
 
+    given = [name for name in ("classifier", "sampler", "eta", "spacing", "start", "alone", "sheet", "pairs") if getattr(options, name) is not None and getattr(options, name) is not False]
+    if given:
+        raise LabError(f"--likelihood asks the network about pictures and draws none, so --{given[0]} means nothing here: leave it out")
     if options.json:
         check_file(options.json, (".json",), "--json")
-    task = probabilities.open_task(options.weights, options.sprites, lab.pick_device(options.device))
-    found = probabilities.bits_per_dimension(task, 100 if options.count is None else options.count, 64 if options.steps is None else options.steps)
+    trained = probabilities.open_trained(options.weights, options.sprites, lab.pick_device(options.device))
+    found = probabilities.bits_per_dimension(trained, 100 if options.count is None else options.count, 64 if options.steps is None else options.steps)
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(found, indent=1).encode())
         checkpoints.write_bytes(options.json.with_suffix(".md"), probabilities.table(found).encode())
@@ -211,7 +212,7 @@ def draw_fresh(count: int, seed: int) -> "SpriteSet":
 
 
 def ablate(options: argparse.Namespace) -> None:
-    """Train and measure one small network for each lever; print a line for each as soon as it is there."""
+    """Train and measure one small network for each lever (or without each part); print a line for each as soon as it is there."""
     import json
 
     from sprites_lab import ablation, checkpoints, evaluation, lab
@@ -221,11 +222,16 @@ def ablate(options: argparse.Namespace) -> None:
     if options.json:
         check_file(options.json, (".json",), "--json")
     names, device, results = options.arms.split(",") if options.arms else list(ablation.ARMS), lab.pick_device(options.device), []
-    arms = ablation.ablate(options.out, evaluation.reference(device=device), load_sprites().train, names, options.features, options.epochs, options.count, options.seed, device)
-    print(ablation.HEADER)
+    train, held_out = load_sprites().train, load_sprites().test[: options.count]
+    if options.parts:
+        arms, header, line = ablation.parts(options.out, train, held_out, options.features, options.epochs, options.seed, device), ablation.PARTS_HEADER, ablation.part_line
+    else:
+        reference = evaluation.reference(device=device)
+        arms, header, line = ablation.ablate(options.out, reference, train, names, options.features, options.epochs, options.count, options.seed, device), ablation.HEADER, ablation.line
+    print(header)
     for found in arms:
         results.append(found)
-        print(ablation.line(found), flush=True)
+        print(line(found), flush=True)
     if options.json:
         checkpoints.write_bytes(options.json, json.dumps(results, indent=1).encode())
 

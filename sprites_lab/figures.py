@@ -15,6 +15,8 @@ from sprites_lab.errors import LabError
 
 GUTTER = 128  # mid grey, visible on light and on dark pages
 COLOURS = ("#3c68d0", "#e87828", "#38a850", "#c8303c", "#7048c0", "#208c8c", "#84388c", "#7c4c30")
+DASHES, MARKERS = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))), ("o", "s", "^", "D", "v", "P")  # colour is never the only difference
+HATCHES = ("", "///", "...", "xx", "\\\\\\", "++")
 
 
 class Figure:
@@ -86,6 +88,21 @@ def side_by_side(sheets: dict[str, Tensor], columns: int = 10, zoom: int = 4, al
     return Figure(png(whole), alt or ", beside ".join(sheets))
 
 
+def page(rows: Sequence[Sequence[Figure]], alt: str) -> Figure:
+    """Figures on one white page, each row from left to right, the rows below each other; no picture is scaled."""
+    sheets = [[Image.open(io.BytesIO(one.data)).convert("RGB") for one in row] for row in rows]
+    widths = [sum(sheet.width for sheet in row) + 16 * (len(row) - 1) for row in sheets]
+    heights = [max(sheet.height for sheet in row) for row in sheets]
+    whole, top = Image.new("RGB", (max(widths), sum(heights) + 16 * (len(rows) - 1)), "white"), 0
+    for row, height in zip(sheets, heights):
+        left = 0
+        for sheet in row:
+            whole.paste(sheet, (left, top + (height - sheet.height) // 2))
+            left += sheet.width + 16
+        top += height + 16
+    return Figure(png(whole.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)), alt)
+
+
 def show_classes(sprites: np.ndarray, labels: np.ndarray, names: Sequence[str], columns: int = 16, most: int = 40, zoom: int = 3) -> Figure:
     """The first sprites, uint8 (N, H, W, 3), of each class as a row with its name and number; of at most `most` classes."""
     rows = np.full((min(len(names), most), columns, *sprites.shape[1:]), GUTTER, np.uint8)
@@ -148,7 +165,8 @@ def show_lines(
     for i, (name, (xs, ys)) in enumerate(lines.items()):
         if name in (spreads or {}):
             axes.errorbar(np.asarray(xs), np.asarray(ys), np.asarray(spreads[name]), fmt="none", capsize=3, color=COLOURS[i % len(COLOURS)])
-        axes.plot(np.asarray(xs), np.asarray(ys), label=name, color=COLOURS[i % len(COLOURS)], marker="o" if len(xs) <= 12 else None)
+        marker = MARKERS[i % len(MARKERS)] if len(xs) <= 12 else None
+        axes.plot(np.asarray(xs), np.asarray(ys), label=name, color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % len(DASHES)], marker=marker)
     for name, place in (marks or {}).items():
         axes.axvline(place, color="grey", linestyle=":")
         axes.annotate(name, (place, 0.99), xycoords=("data", "axes fraction"), rotation=90, va="top", ha="right", fontsize=8, color="dimgrey")
@@ -170,7 +188,7 @@ def show_bars(groups: dict[str, Sequence[float]], names: Sequence[str], y: str, 
     width = 0.8 / len(groups)
     for i, (group, values) in enumerate(groups.items()):
         places = np.arange(len(names)) - 0.4 + width * (i + 0.5)
-        axes.bar(places, values, width * 0.92, label=group, color=COLOURS[i % len(COLOURS)])
+        axes.bar(places, values, width * 0.92, label=group, color=COLOURS[i % len(COLOURS)], hatch=HATCHES[i % len(HATCHES)], edgecolor="white", linewidth=0)
     axes.set_xticks(range(len(names)), names)
     if len(groups) > 1:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
@@ -219,6 +237,22 @@ def show_table(counts: np.ndarray, names: Sequence[str], rows: str, columns: str
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     return finish_chart(figure, alt or title)
+
+
+def show_maps(maps: dict[str, Tensor], x: str, y: str, level: str, first: int = 0, log: bool = False, alt: str = "") -> Figure:
+    """Maps of numbers (H, W) side by side, each under its name, in one scale of colours named `level`; the axes count from `first`."""
+    import matplotlib.pyplot as plt
+
+    figure, all_axes = plt.subplots(1, len(maps), figsize=(7, 3), dpi=100, layout="constrained", squeeze=False)
+    values = [np.asarray(values.detach().cpu(), float) for values in maps.values()]
+    limits = {"norm": "log" if log else "linear", "vmin": min(map(np.min, values)), "vmax": max(map(np.max, values))}
+    for axes, name, map_ in zip(all_axes[0], maps, values):
+        height, width = map_.shape
+        edges = (first - 0.5, first + width - 0.5, first + height - 0.5, first - 0.5)
+        shown = axes.imshow(map_, cmap="viridis", interpolation="nearest", extent=edges, **limits)
+        axes.set(xlabel=x, ylabel=y, title=name)
+    figure.colorbar(shown, ax=all_axes, label=level, shrink=0.8)
+    return finish_chart(figure, alt or ", beside ".join(maps))
 
 
 def show_histograms(samples: dict[str, Tensor], x: str, title: str = "", alt: str = "") -> Figure:

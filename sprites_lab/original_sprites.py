@@ -1,6 +1,5 @@
 """The original course's pair of .npy files, pictures and labels: checked, each picture kept once, split without a leak."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,11 @@ import numpy as np
 from sprites_lab import gates
 from sprites_lab.data import CLASS_NAMES, SPRITES, SpriteSet, is_class_name
 from sprites_lab.errors import LabError
+from sprites_lab.splits import split
 
 FOLDER = SPRITES.parent
 MAX_CLASSES = 1000
+HELD_OUT = 0.1  # of each class
 
 
 class CourseSprites(NamedTuple):
@@ -29,8 +30,9 @@ def course_sprites(
     """The course's pair of .npy files: pictures (N, 16, 16, 3), uint8 or floats in [0, 1]; labels (N, K) one-hot or (N,) whole numbers.
 
     A file that is not given is looked for, by its shape, in `folder` (where the other one lies, or data/). Each different
-    picture is kept once; a tenth is held out, a mirror image always on the side of its original. Classes have the course's
-    names if there are five, else "class 1", … or `class_names`. LabError for anything else than such a pair.
+    picture is kept once; of each class a tenth is held out, mirror images and recoloured sprites always on the side of their
+    original. Classes have the course's names if there are five, else "class 1", … or `class_names`. LabError for anything
+    else than such a pair.
     """
     first, second = find_pair(pictures, labels, folder)
     check_swapped(first, second)
@@ -41,9 +43,9 @@ def course_sprites(
     numbers = numbered(second, found_labels, len(names))
     kept, place = distinct(sprites)
     unique, kinds = sprites[kept], numbers[kept].astype(np.uint8 if len(names) <= 256 else np.uint16)
-    held_out = grouped_split(unique)
-    split = f"{int(held_out.sum()):,} are held out, none of them equal to a sprite to train on, nor its mirror image"
-    told = (*repetition(place, numbers), *differences(place, numbers, kept), split)
+    held_out = split(unique, kinds, HELD_OUT)
+    apart = f"{int(held_out.sum()):,} are held out, none of them a sprite to train on, its mirror image or the same in other colours"
+    told = (*repetition(place, numbers), *differences(place, numbers, kept), apart)
     return CourseSprites(SpriteSet(unique, kinds, kinds, held_out, names, names), told)
 
 
@@ -202,11 +204,3 @@ def differences(place: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> list
     """How many pictures come with more than one label."""
     count = len(np.unique(place[labels != labels[kept][place]]))
     return [f"{count:,} pictures come with different labels; the first one is kept"] if count else []
-
-
-def grouped_split(sprites: np.ndarray) -> np.ndarray:
-    """Which sprites are held out, bool (N,): a tenth of the groups of equal and mirrored ones, by their SHA-256, in any order the same."""
-    groups = [min(sprite.tobytes(), sprite[:, ::-1].tobytes()) for sprite in sprites]
-    ranked = sorted(set(groups), key=lambda group: hashlib.sha256(group).digest())
-    chosen = set(ranked[: max(len(ranked) // 10, len(ranked) > 1)])
-    return np.array([group in chosen for group in groups])

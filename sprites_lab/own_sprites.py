@@ -1,8 +1,7 @@
 """From someone's PNG files, sheets or folders of them, to a sprite set with class names of its own, and an account of what was understood."""
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from sprites_lab.errors import LabError
 from sprites_lab.grids import find_grid
 from sprites_lab.png import read_png
 from sprites_lab.settings import check_number, check_whole, shown
+from sprites_lab.splits import split
 
 WHOLE = 64  # pixels: a picture in a folder that is no larger is one sprite, unless a tile size is given
 MOST = 100_000
@@ -211,49 +211,10 @@ def account(kept: list[tuple[np.ndarray, str, str]], counts: dict[str, int], rea
     names = tuple(dict.fromkeys(name for _, name, _ in kept))
     labels = np.array([names.index(name) for _, name, _ in kept], np.uint16)
     sprites = np.stack([sprite for sprite, _, _ in kept])
-    held_out = split(sprites, labels, [file for *_, file in kept], reading.held_out)
+    held_out = split(sprites, labels, reading.held_out, [file for *_, file in kept])
     found = SpriteSet(sprites, labels, labels, held_out, names, names)
     dropped = [f"{count} {what}" for what, count in counts.items() if count]
     numbers = ", ".join(f"{name} {(labels == i).sum()}" for i, name in enumerate(names))
     lines = [*lines, f"{len(found):,} sprites of {reading.size}x{reading.size} pixels in {len(names)} classes: {numbers}"]
     lines += [f"dropped: {', '.join(dropped)}"] if dropped else []
     return Account(found, [*lines, f"{held_out.sum()} of them are held out of training; mirror images and recoloured sprites stay together"])
-
-
-def split(sprites: np.ndarray, labels: np.ndarray, files: Sequence[str], share: float) -> np.ndarray:
-    """Which sprites to hold out (N,): of each class about `share`, and at least one of four; the same for the same sprites.
-
-    Sprites of one form (see `form`), or with the same entry in `files` other than "", all stay on one side.
-    """
-    group = grouped([form(sprite) for sprite in sprites], files)
-    held_out = np.zeros(len(sprites), bool)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        order = sorted(set(group[rows]), key=lambda number: hashlib.sha256(form(sprites[number])).digest())
-        wanted = max(round(share * len(rows)), int(share > 0 and len(rows) >= 4))
-        for number in order[: len(order) // 2]:  # at least half of the forms are for training
-            if (held_out & (labels == label)).sum() < wanted:
-                held_out |= group == number
-    return held_out
-
-
-def form(sprite: np.ndarray) -> bytes:
-    """What stays of a sprite (H, W, 3) when its colours are exchanged for others, or it is mirrored: which pixels belong together."""
-    forms = []
-    for picture in (sprite, sprite[:, ::-1]):
-        packed = picture.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-        _, first, place = np.unique(packed, return_index=True, return_inverse=True)
-        forms.append(np.argsort(np.argsort(first))[place.ravel()].astype(np.uint16).tobytes())
-    return min(forms)
-
-
-def grouped(forms: Sequence[bytes], files: Iterable[str]) -> np.ndarray:
-    """For each sprite the number of the first one that it belongs together with, directly or through others, by form or file."""
-    group = np.arange(len(forms))
-    first: dict[object, int] = {}
-    for i, keys in enumerate(zip(forms, files)):
-        for key in filter(None, keys):
-            one, other = group[i], group[first.setdefault(key, i)]
-            if one != other:
-                group[group == max(one, other)] = min(one, other)
-    return group

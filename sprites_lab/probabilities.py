@@ -21,8 +21,8 @@ PARTS = ("total", "L_T", "sum of L_t", "L_0")
 ODE_COUNT, ODE_STEPS = 8, 50
 
 
-class Task(NamedTuple):
-    """A network with its schedule and classes, in float32, and the sprites it was trained on and not."""
+class Trained(NamedTuple):
+    """A trained network with its schedule and classes, in float32, and the sprites it was trained on and not."""
 
     found: checkpoints.Checkpoint
     path: Path
@@ -31,7 +31,7 @@ class Task(NamedTuple):
     sprites: SpriteSet
 
 
-def open_task(weights: Path | None = None, sprites: Path | None = None, device: torch.device | str = "cpu") -> Task:
+def open_trained(weights: Path | None = None, sprites: Path | None = None, device: torch.device | str = "cpu") -> Trained:
     """The shipped network or that of a file, with its sprites; LabError if they do not belong together."""
     file = Path(weights or lab.FINAL)
     found = lab.load_weights(file, device)
@@ -41,31 +41,31 @@ def open_task(weights: Path | None = None, sprites: Path | None = None, device: 
         raise LabError(f"the network was trained on other sprites than {path}, so it may have seen the held-out ones; give the right file with --sprites")
     if whole.class_names != names or whole.sprites.shape[1:3] != found.model.picture_shape[1:]:
         raise LabError(f"{path} has other classes or another size than the network; give the sprites it was trained on with --sprites")
-    return Task(found, file, fast_network(found.model), names, whole)
+    return Trained(found, file, fast_network(found.model), names, whole)
 
 
-def bits_per_dimension(task: Task, count: int = 100, steps: int = 64, seed: int = 0) -> dict[str, Any]:
+def bits_per_dimension(trained: Trained, count: int = 100, steps: int = 64, seed: int = 0) -> dict[str, Any]:
     """What pictures cost in bits per value, with standard errors: training and held-out sprites, and yardsticks, `count` of each.
 
     The reverse steps have the analytic variance, fitted to other training sprites. Numbers, texts and lists alone (JSON).
     """
     check_whole("--count", count, 8, 100_000)
-    check_whole("--steps", steps, 2, task.found.schedule.timesteps - 1, "timesteps at which errors are measured")
-    known, fitted = parts_of(task.sprites.train, (count, min(count, 200)), seed)
-    new, = parts_of(task.sprites.test, (count,), seed)
-    place, schedule = next(task.found.model.parameters()).device, task.found.schedule
-    variance = likelihood.fit_variance(conditioned(task.model, fitted.contexts(place)), schedule, fitted.pictures(place), steps, seed)
+    check_whole("--steps", steps, 2, trained.found.schedule.timesteps - 1, "timesteps at which errors are measured")
+    known, fitted = parts_of(trained.sprites.train, (count, min(count, 200)), seed)
+    new, = parts_of(trained.sprites.test, (count,), seed)
+    place, schedule = next(trained.found.model.parameters()).device, trained.found.schedule
+    variance = likelihood.fit_variance(conditioned(trained.model, fitted.contexts(place)), schedule, fitted.pictures(place), steps, seed)
     pictures, contexts = new.pictures(place), new.contexts(place)
     rows = {
         "training sprites": (known.pictures(place), known.contexts(place)), "held-out sprites": (pictures, contexts),
         "held-out sprites, no context": (pictures, 0 * contexts), "held-out sprites, pixels shuffled": (shuffled(pictures, seed), contexts),
         "noise of 256 levels": (to_pictures(seeded_bytes(pictures, seed)).to(place), contexts),
     }  # fmt: skip
-    found = {name: priced(task, *row, variance, steps, seed) for name, row in rows.items()}
-    found["held-out sprites, a Gaussian for each value"] = {"total": gaussian_bits(task.sprites.train.pictures(), new.pictures())}
-    few = likelihood.ode_bits(conditioned(task.model, contexts[:ODE_COUNT]), schedule, pictures[:ODE_COUNT], ODE_STEPS, seed)
+    found = {name: priced(trained, *row, variance, steps, seed) for name, row in rows.items()}
+    found["held-out sprites, a Gaussian for each value"] = {"total": gaussian_bits(trained.sprites.train.pictures(), new.pictures())}
+    few = likelihood.ode_bits(conditioned(trained.model, contexts[:ODE_COUNT]), schedule, pictures[:ODE_COUNT], ODE_STEPS, seed)
     ode = {"ODE": likelihood.mean_and_error(few), "bound": found["held-out sprites"]["each"][:ODE_COUNT]}
-    return {"network": task.path.name, "network_sha256": checkpoints.sha256_of(task.path), "count": len(known), "steps": steps, "seed": seed, "rows": found, "ode": ode}
+    return {"network": trained.path.name, "network_sha256": checkpoints.sha256_of(trained.path), "count": len(known), "steps": steps, "seed": seed, "rows": found, "ode": ode}
 
 
 def parts_of(sprites: SpriteSet, counts: tuple[int, ...], seed: int) -> list[SpriteSet]:
@@ -89,11 +89,16 @@ def seeded_bytes(pictures: Tensor, seed: int) -> np.ndarray:
     return torch.randint(0, 256, shape, generator=seeded(seed, 13), dtype=torch.uint8).numpy()
 
 
-def priced(task: Task, pictures: Tensor, contexts: Tensor, variance: Tensor, steps: int, seed: int) -> dict[str, Any]:
-    """The bound and its parts, each with its standard error, in bits per value, and the total of each picture."""
-    found = likelihood.bound(conditioned(task.model, contexts), task.found.schedule, pictures, variance, steps, seed)
+def priced(trained: Trained, pictures: Tensor, contexts: Tensor, variance: Tensor, steps: int, seed: int) -> dict[str, Any]:
+    """The bound and its parts, each with its standard error, in bits per value, and the total of each picture.
+
+    `by_t`: the mean of the single L_{t-1} around each t, and for how many timesteps it stands.
+    """
+    found = likelihood.bound(conditioned(trained.model, contexts), trained.found.schedule, pictures, variance, steps, seed)
+    widths = likelihood.strata(trained.found.schedule, 1, steps, seed).widths
+    by_t = {"t": found.times.double().mean(0).tolist(), "bits": found.terms.mean(0).tolist(), "timesteps": widths.tolist()}
     values = (found.total, found.prior, found.steps, found.decoder)
-    return {name: likelihood.mean_and_error(value) for name, value in zip(PARTS, values)} | {"each": found.total.tolist()}
+    return {name: likelihood.mean_and_error(value) for name, value in zip(PARTS, values)} | {"each": found.total.tolist(), "by_t": by_t}
 
 
 def gaussian_bits(train: Tensor, pictures: Tensor) -> tuple[float, float]:
@@ -114,9 +119,9 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"cross-check on {len(found['ode']['bound'])} held-out sprites: {ode[0]:.3f} ± {ode[1]:.3f} by the probability-flow ODE, {own:.3f} by the bound"])
 
 
-def named(task_weights: Path | None, sources: list[str], reading: Reading, device: torch.device | str = "cpu") -> list[tuple[str, list[tuple[str, float]]]]:
+def named(weights: Path | None, sources: list[str], reading: Reading, device: torch.device | str = "cpu") -> list[tuple[str, list[tuple[str, float]]]]:
     """Each sprite of PNG pictures with the classes that the network sees in it, the likeliest first, and their probabilities."""
-    found = lab.load_weights(task_weights or lab.FINAL, device)
+    found = lab.load_weights(weights or lab.FINAL, device)
     names, size = sampling.class_names(found), found.model.picture_shape[1]
     sprites = import_sprites(sources, reading._replace(size=size)).sprites[:SHOWN]
     contexts = torch.eye(len(names), device=device)

@@ -70,12 +70,12 @@ class Run(NamedTuple):
 
 
 def open_run(
-    folder: str | Path, resume: bool, device: torch.device, sprites: str | Path | None = None, team: Team = Team(), **chosen: Any
+    folder: str | Path, resume: bool, device: torch.device, sprites: str | Path | None = None, team: Team = Team(), quick: bool = False, **chosen: Any
 ) -> Run:
     """Start a run in an empty folder, or go on with the newest readable checkpoint of a folder.
 
-    `chosen` are the entries of RECIPE that differ from the defaults; a resumed run keeps the recipe it began with. The workers
-    of a team must all see the same files.
+    `chosen` are the entries of RECIPE that differ from the defaults, or, with `quick`, from `quick_recipe`; a resumed run keeps
+    the recipe it began with. The workers of a team must all see the same files.
     """
     folder = Path(folder)
     newest = newest_state(folder, resume)
@@ -84,7 +84,7 @@ def open_run(
     data = load_sprites(path)
     if found and not is_run(found):
         raise LabError(f"{newest} holds a network, not a run that can go on; begin a new run with --start {newest} and another --out")
-    recipe = RECIPE | (continued_recipe(found.facts, chosen, newest) if found else chosen)
+    recipe = RECIPE | (continued_recipe(found.facts, chosen, newest) if found else quick_recipe(data) | chosen if quick else chosen)
     sha = checkpoints.sha256_of(path)
     if found and found.facts["sprites_sha256"] != sha:
         raise LabError(f"{newest} was trained on other sprites than {path}; give the same file with --sprites, or start a new run")
@@ -153,12 +153,11 @@ def first_network(recipe: dict[str, Any], sprites: SpriteSet) -> tuple[ContextUn
         return levers.network(schedule, recipe["features"], classes, height), schedule, 0
 
 
-def quick_recipe(sprites: str | Path | None = None) -> dict[str, Any]:
+def quick_recipe(sprites: SpriteSet) -> dict[str, Any]:
     """What to choose for a first look at one's own sprites in a few minutes: to go on from the shipped network, with small batches."""
-    data, batch_size = load_sprites(sprites or SPRITES), 32
-    if data.sprites.shape[1] != 16:
-        raise LabError(f"--quick goes on from the shipped network, which draws 16x16 pixels, and {sprites} has {data.sprites.shape[1]}x{data.sprites.shape[1]}: leave --quick out")
-    count = len(data.train)
+    count, size, batch_size = len(sprites.train), sprites.sprites.shape[1], 32
+    if size != 16:
+        raise LabError(f"--quick goes on from the shipped network, which draws 16x16 pixels, and the sprites have {size}x{size}: leave --quick out")
     epochs = -(-QUICK // -(-count // batch_size)) if count else 1
     return dict(recipe="improved", start=str(lab.FINAL), batch_size=batch_size, epochs=epochs, average_decay=0.99)
 

@@ -1,13 +1,14 @@
-"""The ablation: every arm gets its lever and its share of the time; results survive a stop."""
+"""The ablation: every arm gets its lever and its share of the time, or loses its part; results survive a stop."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from small import sprite_arrays
+from small import network, pictures, sprite_arrays
 
 from sprites_lab import LabError, ablation, evaluation, lab
+from sprites_lab.__main__ import main
 from sprites_lab.data import SpriteSet, to_bytes
 from sprites_lab.predictors import clamped, conditioned
 from sprites_lab.recipes import LEVERS, Recipe, improved_recipe, recipe_called
@@ -88,3 +89,65 @@ def test_a_line_shows_the_numbers_of_its_arm():
     arm = {"arm": "muon", "epochs": 4, "updates": 720, "seconds": 99.6, "last": {"ddim": walk, "noisy ddim": walk | {"fd_train": 11.0}}}
     assert ablation.line(arm) == "| muon | 4 | 720 | 100 | 12.3 | 0.500 | 11.0 | 0.500 | 0.250 | 0.125 |"
     assert ablation.HEADER.split("\n")[0].count("|") == ablation.line(arm).count("|")
+
+
+def by_hand(model, x_t, t, context, skip=1.0, shortcut=True):
+    """The layers of the network called one by one, with the skips multiplied by `skip`."""
+    time, first = t[:, None] / 500, model.init_conv
+    skip0 = first(x_t) if shortcut else first.conv2(first.conv1(x_t))
+    skip1 = model.down1(skip0)
+    skip2 = model.down2(skip1)
+    up = model.context_embed1(context) * model.up0(model.to_vector(skip2)) + model.time_embed1(time)
+    up = model.context_embed2(context) * model.up1(torch.cat([up, skip * skip2], 1)) + model.time_embed2(time)
+    return model.out(torch.cat([model.up2(torch.cat([up, skip * skip1], 1)), skip * skip0], 1))
+
+
+def test_a_part_that_is_taken_away_is_gone_and_nothing_else_has_changed():
+    model, (x_t, context), t = network().requires_grad_(False), pictures(3), torch.tensor([7, 100, 500])
+    context = 100 * context  # heard by a network that has not learnt, too
+    middle, none = torch.full((3,), 250), torch.zeros_like(context)
+    expected = {
+        "skips": by_hand(model, x_t, t, context, skip=0.0), "shortcut": by_hand(model, x_t, t, context, shortcut=False),
+        "time": by_hand(model, x_t, middle, context), "context": by_hand(model, x_t, t, none),
+    }
+    before = model(x_t, t, context)
+    assert torch.allclose(before, by_hand(model, x_t, t, context), atol=1e-6)
+    for part, answer in expected.items():
+        found = ablation.without(model, part)(x_t, t, context)
+        assert torch.allclose(found, answer, atol=1e-6) and not torch.allclose(found, before, atol=1e-3), part
+    assert torch.equal(model(x_t, t, context), before)  # copies were cut, not the network
+    with pytest.raises(LabError, match="no part 'luck' to switch off; there are: skips, time"):
+        ablation.without(model, "luck")
+
+
+def test_a_network_with_waves_loses_its_time_everywhere():
+    model, (x_t, context) = network(rich_time=True), pictures(2)
+    early, late = (ablation.without(model, "time")(x_t, torch.full((2,), t), context) for t in (10, 400))
+    assert torch.equal(early, late)
+
+
+def test_the_parts_are_trained_for_equally_long_and_once_only(tmp_path, sprites, quick, monkeypatch):
+    seen, train_step = [], Recipe.train
+    monkeypatch.setattr(Recipe, "train", lambda recipe, state, *rest, **more: seen.append((recipe, state.model)) or train_step(recipe, state, *rest, **more))
+    found = list(ablation.parts(tmp_path, sprites, sprites[:4], features=8, epochs=1))
+    assert [(arm["without"], arm["seed"]) for arm in found] == [*((part, 0) for part in ablation.PARTS), ("nothing", 1)]
+    assert {arm["updates"] for arm in found} == {2} and {arm["sprites"] for arm in found} == {4}  # 45 sprites in batches of 32
+    assert len({tuple(arm["errors"]) for arm in found}) == 7 and all(len(arm["errors"]) == len(ablation.TIMES) for arm in found)
+    assert [recipe.group_norm for recipe, _ in seen] == [part == "batch norm" for part in ablation.PARTS] + [False]
+    assert [model.init_conv.shortcut is None for _, model in seen] == [part == "shortcut" for part in ablation.PARTS] + [False]
+    assert list(ablation.parts(tmp_path, sprites, sprites[:4], features=8, epochs=1)) == found and len(seen) == 7
+    assert ablation.part_line(found[1]).startswith("| skips | 0 | 2 | ")
+    assert ablation.PARTS_HEADER.split("\n")[0].count("|") == ablation.part_line(found[1]).count("|")
+
+
+def test_the_command_pulls_levers_or_leaves_out_parts(tmp_path, monkeypatch, capsys):
+    row, asked = {"without": "skips", "seed": 0, "updates": 2, "errors": [0.5] * len(ablation.TIMES)}, []
+    monkeypatch.setattr(ablation, "parts", lambda *given: asked.append(given) or iter([row]))
+    monkeypatch.setattr(ablation, "ablate", lambda *given: iter([]))
+    monkeypatch.setattr(evaluation, "reference", lambda device: None)
+    to = ["--device", "cpu", "--out", str(tmp_path / "out"), "--json", str(tmp_path / "found.json")]
+    assert main(["ablate", "--parts", "--features", "16", "--epochs", "1", "--count", "5", *to]) == 0
+    ((folder, train, held_out, *rest),) = asked
+    assert (folder, len(held_out), rest) == (tmp_path / "out", 5, [16, 1, 0, torch.device("cpu")]) and held_out.held_out.all() and not train.held_out.any()
+    assert capsys.readouterr().out == f"{ablation.PARTS_HEADER}\n{ablation.part_line(row)}\n" and json.loads((tmp_path / "found.json").read_text()) == [row]
+    assert main(["ablate", *to]) == 0 and capsys.readouterr().out == f"{ablation.HEADER}\n" and len(asked) == 1

@@ -22,6 +22,7 @@ CHARTS = {
     "log lines": lambda: figures.show_lines(LINES, "t", "loss", "a title", log_x=True, spreads={"two": [0.01, 0.02, 0.1]}),
     "bars": lambda: figures.show_bars({"a": [1, 2], "b": [3, 4]}, ["x", "y"], "count", "a title"),
     "histograms": lambda: figures.show_histograms({"x_T": torch.linspace(-3, 3, 100)}, "value", "a title"),
+    "maps": lambda: figures.show_maps({"a": torch.eye(4) + 0.1, "b": torch.ones(2, 3)}, "column", "row", "share", log=True),
     "blocks": lambda: figures.show_blocks(BLOCKS, [("init", "out"), ("down1", "up1")], "a title"),
 }
 
@@ -145,6 +146,16 @@ def test_a_table_is_dark_where_a_row_has_its_counts():
     assert corners[0] < corners[1] and corners[3] < corners[2]
 
 
+def test_maps_share_one_scale_of_colours_and_count_from_where_they_are_told(monkeypatch):
+    drawn, real = [], figures.finish_chart
+    monkeypatch.setattr(figures, "finish_chart", lambda figure, alt: drawn.append(figure) or real(figure, alt))
+    shown = figures.show_maps({"one": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "other": torch.full((3, 5), 10.0)}, "t", "told", "similarity", first=1)
+    one, other, bar = drawn[0].axes
+    assert shown.alt == "one, beside other" and [axes.get_title() for axes in (one, other)] == ["one", "other"] and bar.get_ylabel() == "similarity"
+    assert [axes.images[0].get_clim() for axes in (one, other)] == [(1, 10)] * 2 and one.images[0].get_array().tolist() == [[1, 2], [3, 4]]
+    assert one.images[0].get_extent() == [0.5, 2.5, 2.5, 0.5] and other.images[0].get_extent() == [0.5, 5.5, 3.5, 0.5]  # row 1 on top
+
+
 def test_sheets_side_by_side_keep_their_pixels_and_their_order():
     black, white = torch.full((4, 3, 4, 4), -1.0), torch.full((4, 3, 4, 4), 1.0)
     figure = pixels(figures.side_by_side({"made": black, "real": white}, columns=2, zoom=3))
@@ -184,3 +195,28 @@ def test_pictures_are_shown_as_they_are_and_not_changed():
     before = x0.clone()
     figures.show_grid(x0.requires_grad_())
     assert torch.equal(x0, before)
+
+
+def test_a_page_holds_its_figures_unscaled():
+    red, blue, wide = (figures.show_grid(torch.tensor(c).view(1, 3, 1, 1).expand(1, 3, h, w), zoom=1) for c, h, w in (
+        ([1.0, -1, -1], 4, 6), ([-1.0, -1, 1], 8, 4), ([-1.0, 1, -1], 4, 40)))
+    whole = figures.page([[red, blue], [wide]], "three sheets")
+    seen = pixels(whole)
+    assert whole.alt == "three sheets" and seen.shape == (12 + 16 + 8, 44, 3)  # each sheet with its gutter of 2 pixels
+    for colour, count in (((255, 0, 0), 24), ((0, 0, 255), 32), ((0, 255, 0), 160)):
+        assert (seen == colour).all(2).sum() == count
+    assert (seen[2:10, 28:32] == (0, 0, 255)).all() and (seen[4:8, 2:8] == (255, 0, 0)).all() and (seen[30:34, 2:42] == (0, 255, 0)).all()
+
+
+def test_lines_and_bars_differ_by_more_than_colour():
+    """In grey: the second line has gaps where the first has none, and the second group of bars a pattern."""
+    def grey(figure):
+        return np.asarray(Image.open(io.BytesIO(figure.data)).convert("L"), int)
+
+    lines = grey(figures.show_lines({"a": (range(40), [0.0] * 40), "b": (range(40), [1.0] * 40)}, "x", "y"))[:, 200:640] < 230
+    upper, lower = (lines[part].mean(1).max() for part in (slice(0, 100), slice(150, 245)))  # "b" above, "a" below
+    assert lower == 1 and 0.3 < upper < 0.9
+    bars = grey(figures.show_bars({"a": [1.0], "b": [1.0]}, ["x"], "y"))[100:200]
+    left, right = bars[:, 120:250], bars[:, 400:530]
+    assert len(np.unique(left)) == 1 and len(np.unique(right)) > 1
+    assert len(set(figures.DASHES)) == len(figures.DASHES) > 3 < len(set(figures.MARKERS)) and len(set(figures.HATCHES)) > 3

@@ -637,15 +637,18 @@ def test_the_course_data_loads_once_each_and_says_what_repeats(tmp_path):
     assert np.array_equal(found.sprites[:30], course_arrays()[0][:30]) and found.labels[:30].tolist() == (np.arange(30) * 7 % 5).tolist()
 
 
-def test_no_held_out_sprite_nor_its_mirror_image_is_trained_on(tmp_path):
-    write_pair(tmp_path, *course_arrays(200, 2))
-    found = course_sprites(folder=tmp_path).sprites
+def test_no_held_out_sprite_nor_its_mirror_image_nor_recolouring_is_trained_on(tmp_path):
+    sprites, labels = course_arrays(200, 1)
+    sprites &= 0xC0  # as few colours as drawn sprites have
+    write_pair(tmp_path, np.concatenate([sprites, 255 - sprites]), np.tile(labels, (2, 1)))
+    found, sentences = course_sprites(folder=tmp_path)
     train, test = found.train.sprites, found.test.sprites
-    assert len(test) == 40 and len(train) == 360
-    assert not flat(test) & flat(train) and not flat(test[:, :, ::-1]) & flat(train)
-    order = np.random.Generator(np.random.PCG64(0)).permutation(400)
-    again = original_sprites.grouped_split(found.sprites[order])
-    assert np.array_equal(again, found.held_out[order])  # the split follows from the pictures, not from their order
+    assert len(test) == 80 and len(train) == 720 and np.bincount(found.test.labels).tolist() == [16] * 5
+    for relatives in (test, test[:, :, ::-1], 255 - test, 255 - test[:, :, ::-1]):
+        assert not flat(relatives) & flat(train)
+    assert sentences[-1] == "80 are held out, none of them a sprite to train on, its mirror image or the same in other colours"
+    again = course_sprites(*write_pair(tmp_path, np.concatenate([255 - sprites, sprites])[::-1], np.tile(labels, (2, 1))[::-1])).sprites
+    assert flat(again.test.sprites) == flat(test)  # the split follows from the pictures, not from their order
 
 
 def test_one_picture_with_two_labels_keeps_the_first(tmp_path):
@@ -752,7 +755,7 @@ def test_a_set_as_large_as_the_course_takes_seconds(tmp_path):
     a, b = write_pair(tmp_path, *course_arrays(894, 50))
     start = time.monotonic()
     found, sentences = course_sprites(a, b)
-    assert time.monotonic() - start < 10 and len(found) == 1788 and len(found.test) == 178
+    assert time.monotonic() - start < 10 and len(found) == 1788 and len(found.test) == 180  # 36 of each class
     assert sentences[0] == "89,400 pictures, 1,788 different; every one 50 times, kept once" and sentences[1] == "the pictures repeat with period 1,788"
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from test_grids import BLACK, CLEAR, sheet_of, tiles_of
 
-from sprites_lab import LabError, data, own_sprites
+from sprites_lab import LabError, data, own_sprites, splits
 from sprites_lab.__main__ import main
 from sprites_lab.own_sprites import Reading, import_sprites
 
@@ -138,7 +138,7 @@ def test_the_split_keeps_mirror_images_and_recoloured_sprites_together(tmp_path)
     recoloured[..., :3][tiles[..., 3] == 0] = 77
     mixed = np.stack([tiles, mirrored, recoloured], 1).reshape(-1, 16, 16, 4)
     found = import_sprites([write(tmp_path / "all.png", sheet_of(mixed, 12))], Reading(tile=(16, 16))).sprites
-    forms = np.array([own_sprites.form(sprite) for sprite in found.sprites])
+    forms = np.array([splits.form(sprite) for sprite in found.sprites])
     assert len(found) > 100 and len(set(forms)) <= 40 and 9 <= found.held_out.sum() <= 20
     assert not set(forms[found.held_out]) & set(forms[~found.held_out])
 

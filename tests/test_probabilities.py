@@ -21,7 +21,7 @@ def files(tmp_path):
 
 
 def test_rows_are_what_they_are_called_and_parts_add_up(files):
-    found = probabilities.bits_per_dimension(probabilities.open_task(*files), 8, 4)
+    found = probabilities.bits_per_dimension(probabilities.open_trained(*files), 8, 4)
     assert list(found["rows"]) == [
         "training sprites", "held-out sprites", "held-out sprites, no context", "held-out sprites, pixels shuffled", "noise of 256 levels",
         "held-out sprites, a Gaussian for each value",
@@ -30,10 +30,13 @@ def test_rows_are_what_they_are_called_and_parts_add_up(files):
         if "each" in row:
             assert row["total"][0] == pytest.approx(sum(row[part][0] for part in probabilities.PARTS[1:])) == pytest.approx(np.mean(row["each"])), name
             assert row["total"][1] == pytest.approx(np.std(row["each"], ddof=1) / 8**0.5) and row["L_T"][0] > 0
+            by_t = {part: np.array(values) for part, values in row["by_t"].items()}
+            assert (by_t["bits"] * by_t["timesteps"]).sum() == pytest.approx(row["sum of L_t"][0]), name
+            assert (np.diff(by_t["t"]) > 0).all() and by_t["timesteps"].sum() == probabilities.open_trained(*files).found.schedule.timesteps - 1
     rows = found["rows"]
     assert rows["held-out sprites"]["L_T"] == rows["held-out sprites, no context"]["L_T"] == pytest.approx(rows["held-out sprites, pixels shuffled"]["L_T"])
     assert rows["held-out sprites"]["total"] != rows["held-out sprites, no context"]["total"] != rows["training sprites"]["total"]
-    assert json.loads(json.dumps(found)) == json.loads(json.dumps(probabilities.bits_per_dimension(probabilities.open_task(*files), 8, 4)))
+    assert json.loads(json.dumps(found)) == json.loads(json.dumps(probabilities.bits_per_dimension(probabilities.open_trained(*files), 8, 4)))
 
 
 def test_sprites_of_a_row_are_different_ones_of_the_split(files):
@@ -66,19 +69,19 @@ def test_a_gaussian_for_each_value_costs_what_its_entropy_says():
 def test_noise_of_256_levels_is_made_of_256_levels(files):
     made = probabilities.seeded_bytes(torch.zeros(50, 3, 16, 16), 0)
     assert made.shape == (50, 16, 16, 3) and made.min() == 0 and made.max() == 255
-    likelihood.check_pictures(probabilities.open_task(*files).found.schedule, to_pictures(made), torch.ones(501))
+    likelihood.check_pictures(probabilities.open_trained(*files).found.schedule, to_pictures(made), torch.ones(501))
 
 
 def test_other_sprites_than_those_of_the_network_are_refused(files, tmp_path):
     weights, _ = files
     with pytest.raises(LabError, match="other sprites than .*--sprites"):
-        probabilities.open_task(weights, write_sprites(tmp_path / "other.npz", seed=1))
+        probabilities.open_trained(weights, write_sprites(tmp_path / "other.npz", seed=1))
     with pytest.raises(LabError, match="other classes"):
-        probabilities.open_task(write_weights(tmp_path / "x.safetensors", network()), write_sprites(tmp_path / "named.npz", class_names=np.array([*"abcde"])))
+        probabilities.open_trained(write_weights(tmp_path / "x.safetensors", network()), write_sprites(tmp_path / "named.npz", class_names=np.array([*"abcde"])))
     with pytest.raises(LabError, match="--count is 3"):
-        probabilities.bits_per_dimension(probabilities.open_task(*files), 3)
+        probabilities.bits_per_dimension(probabilities.open_trained(*files), 3)
     with pytest.raises(LabError, match="--steps is 500"):
-        probabilities.bits_per_dimension(probabilities.open_task(*files), 8, 500)
+        probabilities.bits_per_dimension(probabilities.open_trained(*files), 8, 500)
 
 
 def test_the_command_prints_the_table_and_writes_the_numbers(files, tmp_path, capsys):
@@ -105,7 +108,7 @@ def test_classify_names_the_class_of_each_sprite(files, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_shipped_network_prices_sprites_below_noise_and_knows_their_classes(tmp_path, capsys):
-    found = probabilities.bits_per_dimension(probabilities.open_task(), 8, 8)
+    found = probabilities.bits_per_dimension(probabilities.open_trained(), 8, 8)
     price = {name: row["total"][0] for name, row in found["rows"].items()}
     assert price["held-out sprites"] < price["held-out sprites, a Gaussian for each value"] < 8 < price["held-out sprites, pixels shuffled"] < price["noise of 256 levels"]
     test = load_sprites().test
@@ -115,3 +118,9 @@ def test_the_shipped_network_prices_sprites_below_noise_and_knows_their_classes(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("food 1: food 9") or lines[0].startswith("food 1: food 100")
     assert lines[1].startswith("side-facing 2: side-facing ")
+
+
+@pytest.mark.parametrize("option", [["--pairs", "p.png"], ["--sheet", "s.png"], ["--alone"], ["--sampler", "ddim"], ["--eta", "0"], ["--spacing", "karras"], ["--start", "noise"], ["--classifier", "c"]])
+def test_bits_refuse_options_that_draw(option, capsys):
+    assert main(["evaluate", "--likelihood", *option]) == 2
+    assert f"so {option[0]} means nothing here" in capsys.readouterr().err

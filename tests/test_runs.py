@@ -204,8 +204,7 @@ def test_trained_weights_go_on_with_other_classes(folder, sprites, tmp_path):
 
 def test_a_quick_training_goes_on_from_the_shipped_network(tmp_path):
     file = write_sprites(tmp_path / "s.npz", class_names=np.array([*"abcdef"]))
-    chosen = runs.quick_recipe(file)
-    run = open_run(tmp_path / "run", False, CPU, file, **chosen)
+    run = open_run(tmp_path / "run", False, CPU, file, quick=True)
     assert run.total == runs.QUICK and run.state.model.settings["context_size"] == 6 and run.updates_before > 0  # 12 sprites: one update an epoch
     assert facts_of(run)["classes"] == [*"abcdef"]
 

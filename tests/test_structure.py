@@ -15,15 +15,15 @@ PACKAGE = Path(__file__).resolve().parent.parent / "sprites_lab"
 # A module imports only from levels below its own, and `errors` from anywhere. A new module gets its level here.
 LEVELS = [
     {"errors", "chance"},
-    {"gates", "pickle_program", "settings"},
-    {"schedule", "muon", "unet", "predictors", "data", "neighbours", "figures", "team", "png", "grids"},
+    {"gates", "pickle_program", "settings", "quiz"},
+    {"schedule", "muon", "unet", "predictors", "data", "neighbours", "figures", "team", "png", "grids", "splits"},
     {"spacing", "start", "levers"},
     {"samplers", "training", "checkpoints", "observer", "likelihood", "metrics", "runtime", "own_sprites", "original_sprites"},
     {"classifier", "solvers", "distillation", "original_lab", "locks", "editing", "audit"},
     {"extractors"},
     {"recipes", "walks"},
     {"lab"},
-    {"stream"},
+    {"stream", "panels"},
     {"runs", "sampling", "students"},  # the working parts of commands
     {"evaluation", "speed", "probabilities"},
     {"ablation", "bench", "sweep"},
@@ -32,7 +32,7 @@ LEVELS = [
 ]
 WITHIN_LEVEL = {("predictors", "schedule")}  # the one exception: a predictor is converted with a schedule's scales
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-EDGE = {"recipes", "distillation", "lab", "runs", "sampling", "students", "evaluation", "ablation", "bench", "sweep", "commands", "__main__"}  # who may import figures and training
+EDGE = {"recipes", "distillation", "lab", "panels", "runs", "sampling", "students", "evaluation", "ablation", "bench", "sweep", "commands", "__main__"}  # who may import figures and training
 IDEAS = {"schedule", "unet", "predictors", "samplers", "training"}  # to be read in half an hour
 NO_NAMES = {"utils", "util", "helpers", "misc", "common", "tools"}
 
@@ -108,7 +108,7 @@ def keeps_to_its_part(name: str, tree: ast.Module) -> Iterator[str]:
             yield "imports matplotlib"
         if path.startswith("torchvision.utils") and name != "figures":
             yield "imports torchvision.utils"
-        if library in ("IPython", "ipywidgets") and name not in ("figures", "lab") or library == "tqdm" and name not in EDGE:
+        if library in ("IPython", "ipywidgets") and name not in ("figures", "lab", "panels") or library == "tqdm" and name not in EDGE:
             yield f"imports {library}"
 
 
@@ -234,6 +234,7 @@ def test_rule(rule: Callable, name: str):
     (keeps_to_its_part, "metrics", "import matplotlib.pyplot as plt"),
     (keeps_to_its_part, "metrics", "from torchvision.utils import make_grid"),
     (keeps_to_its_part, "samplers", "from tqdm import tqdm"),
+    (keeps_to_its_part, "sampling", "import ipywidgets as W"),
     (touches_nothing_global, "lab", "print(1)"),
     (touches_nothing_global, "lab", "torch.save(x, f)"),
     (touches_nothing_global, "lab", "import pickle"),

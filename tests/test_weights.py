@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sprites_lab import evaluation, lab
+from sprites_lab import ablation, evaluation, lab
 from sprites_lab.ablation import ARMS
 from sprites_lab.data import SPRITES
 
@@ -65,3 +65,10 @@ def test_the_ablation_has_every_arm():
     arms = lab.load_card("ablation")
     assert {arm["arm"] for arm in arms} >= set(ARMS) and all(arm["recipe"] == ARMS[arm["arm"]] for arm in arms)
     assert json.dumps(arms).count("NaN") == 0
+
+
+def test_the_readme_shows_the_network_without_each_of_its_parts():
+    card = lab.load_card("parts")
+    assert [(arm["without"], arm["seed"]) for arm in card] == [*((part, 0) for part in ablation.PARTS), ("nothing", 1)]
+    assert {(*arm["times"], arm["updates"], arm["features"], arm["sprites"]) for arm in card} == {(*ablation.TIMES, 562, 16, 600)}  # equal budgets
+    assert "\n".join([ablation.PARTS_HEADER, *map(ablation.part_line, card)]) in README
