@@ -1,9 +1,10 @@
-# make lab        open the seven notebooks in JupyterLab
-# make test       run the tests, then the notebooks             (ARGS="tests/test_structure.py -v": only some)
-# make chapters   run the notebooks into build/, as HTML pages  (SPRITES_LAB_SCALE=full: at full scale)
+# make lab        open the seven notebooks in JupyterLab                 (ARGS="--port=9000": options of JupyterLab)
+# make test       run the tests and the notebooks, and these again as on an older CPU    (ARGS="tests/test_structure.py -v": only some)
+# make chapters   run the notebooks into build/, as HTML pages and slides (SPRITES_LAB_SCALE=full: at full scale)
 #
 # The first call creates .venv and installs into it; later calls start at once.
 # PYTHON=python3.12   another Python for .venv
+# WORKERS=4           test files side by side, 2 unless given; each needs a core and about 1.5 GB
 # TORCH_INDEX=...     take torch from another package index, such as PyTorch's CPU index (on the first call)
 #
 # For developers: make refresh (new stored outputs), make constraints (write down the versions in .venv),
@@ -12,16 +13,21 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
+WORKERS ?= 2
 SPRITES_LAB_SCALE ?= quick
 export SPRITES_LAB_SCALE
 .DEFAULT_GOAL := lab
 .PHONY: lab test long chapters refresh crosscheck mutants constraints clean
 
 lab: .venv/ready
-	@bash book/lab.sh
+	@bash book/lab.sh $(ARGS)
 
+# The second run has the kernels compute with other instructions: stored outputs must not depend on the CPU they were made on.
 test: .venv/ready
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+ifndef ARGS
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(PY) -m pytest notebooks -n $(WORKERS) --dist loadfile
+endif
 
 long: .venv/ready
 	$(PY) -m pytest tests -m long --durations=0 $(ARGS)
@@ -68,6 +74,6 @@ endif
 ifdef TORCH_INDEX
 	$(PY) -m pip install --no-deps -c constraints.txt --index-url $(TORCH_INDEX) torch torchvision
 endif
-	$(PY) -m pip install -c constraints.txt -e ".[test,book]"
+	$(PY) -m pip install -c constraints.txt -e ".[test,book,browser]"
 	@$(PY) -c "import torch, torchvision"
 	@echo "$(CURDIR)" > $@

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from book import execute, pages
+from book import execute, pages, slides
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
@@ -36,8 +36,9 @@ def main() -> int:
 
 
 def chapters(executed: list[Path]) -> None:
-    """A page for every executed notebook, and an index in front of them."""
-    for page in pages.write_book(executed, BUILD):
+    """A page and slides for every executed notebook, and an index in front of them."""
+    decks = slides.write_decks(executed, BUILD / "slides")
+    for page in [*decks, *pages.write_book(executed, BUILD, decks)]:
         print(page.relative_to(ROOT))
     print(f"Open {BUILD / 'index.html'}")
 

@@ -53,7 +53,8 @@ def operator(found: re.Match) -> str:
 
 
 def simplify(tex: str) -> str:
-    r"""Spell in another way what latex2mathml does not read: aligned, \lVert, \mathcal N without braces, \_ inside text."""
+    r"""Spell in another way what latex2mathml does not read: \arg, aligned, \lVert, \mathcal N without braces, \_ inside text."""
+    tex = re.sub(r"\\arg(?![A-Za-z])", r"\\operatorname{arg}", tex)
     tex = re.sub(r"\\[lr]Vert(?![A-Za-z])", r"\\|", tex)
     tex = re.sub(r"\\[lr]vert(?![A-Za-z])", "|", tex)
     tex = re.sub(r"\\(math[a-z]+|boldsymbol)\s+([A-Za-z])", r"\\\1{\2}", tex)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_formulas_and_dollars(text: str, shown: int, displayed: int):
 
 @pytest.mark.parametrize("tex", [
     r"\begin{aligned} a &= b \\ c &= d \end{aligned}", r"\begin{cases} 1 & t > 0 \\ 0 & \text{else} \end{cases}",
-    r"\lVert x \rVert^2", r"\mathcal N(0, I)", r"\underbrace{a}_{\text{noise\_scale}}", r"\operatorname{softmax}(x)", r"\log p(x|y)",
+    r"\lVert x \rVert^2", r"\mathcal N(0, I)", r"\underbrace{a}_{\text{noise\_scale}}", r"\operatorname{softmax}(x)", r"\log p(x|y)", r"\arg\min_c f(c)",
 ])
 def test_formulas_of_the_chapters_are_known(tex: str):
     shown = re.sub(r'alttext="[^"]*"', "", mathml(tex, display=True))
@@ -72,7 +73,39 @@ def test_pages(tmp_path: Path):
     assert 'width="32" height="16" alt="Bob &#34;red&#34;"' in first or 'width="32" height="16" alt="Bob &quot;red&quot;"' in first
     assert re.findall(r"<p>(\w+\?)</p>", index) == ["Why?", "How?"] and index.count("<img") == 2
     for page in (first, second, index):
-        assert not re.search(r"<script|<link|@import|@font-face|(?:src|href)=\"(?:https?:)?//", page)
+        assert not re.search(r"<script[^>]* src|<link|@import|@font-face|url\(|(?:src|href)=\"(?:https?:)?//", page)
+    assert "<script" not in first + second
+
+
+def test_every_figure_says_what_it_shows(tmp_path: Path):
+    page = write_book([write_notebook(tmp_path / "01_one.ipynb", "# One")], tmp_path)[0].read_text("utf-8")
+    assert re.findall(r"<figure><img [^>]*><figcaption[^>]*>(.*?)</figcaption></figure>", page) == ["Bob &quot;red&quot;"]
+
+
+def test_a_solution_is_hidden_and_its_inside_is_markdown(tmp_path: Path):
+    text = "# One\n\n<details><summary>Solution</summary>\n\nIt is **three**, $x_t$.\n\n- a\n- b\n\n```python\nx = 1\n\ny = 2\n```\n\n</details>\n\nAfter."
+    page = write_book([write_notebook(tmp_path / "01_one.ipynb", text)], tmp_path)[0].read_text("utf-8")
+    inside = re.search(r"<details><summary>Solution</summary>(.*?)</details>\s*<p>After.</p>", page, re.DOTALL)[1]
+    assert "<strong>three</strong>, <math" in inside and inside.count("<li>") == 2 and inside.count("<pre") == 1
+
+
+def entries(index: str) -> list[dict[str, str]]:
+    """What the search box of an index looks through."""
+    return json.loads(re.search(r'<script type="application/json" id="entries">(.*?)</script>', index, re.DOTALL)[1])
+
+
+def test_search_finds_headings_and_text_but_no_code(tmp_path: Path):
+    text = "# One - \"Why?\"\n\nFirst **bold**ly, $x_t$.\n\n## A & B `c`\n\n`</script>` in text.\n\n```python\nhidden = 1\n```\n\n### C\n"
+    index = write_book([write_notebook(tmp_path / "01_one.ipynb", text)], tmp_path)[-1].read_text("utf-8")
+    first, second, third = entries(index)
+    assert first == {"page": "01_one.html#One---%22Why%3F%22", "chapter": "One", "title": 'One - "Why?"', "text": "First boldly, x_t."}
+    assert (second["page"], second["title"], second["text"]) == ("01_one.html#A-%26-B-c", "A & B c", "</script> in text.")
+    assert third["text"] == 'Bob "red"', "the caption of the picture below"
+
+
+def test_the_search_box_waits_for_its_script(tmp_path: Path):
+    index = write_book([write_notebook(tmp_path / "01_one.ipynb", "# One")], tmp_path)[-1].read_text("utf-8")
+    assert re.search(r'<form class="search"[^>]* hidden>', index) and "[hidden] { display: none; }" in index
 
 
 def test_a_bad_formula_names_its_cell(tmp_path: Path):

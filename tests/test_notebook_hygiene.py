@@ -9,6 +9,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+
+from sprites_lab.figures import animate, show_grid
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 CHAPTERS = ["01_intuition", "02_sampling", "03_network", "04_training", "05_controlling", "06_speeding_up", "07_summary"]
@@ -111,7 +114,13 @@ def results(cell: nbformat.NotebookNode) -> list[dict]:
 
 def is_animated(encoded: str) -> bool:
     """Whether a PNG holds several frames."""
-    return b"acTL" in base64.b64decode(encoded)[:200]
+    return b"acTL" in base64.b64decode(encoded).partition(b"IDAT")[0]
+
+
+def test_an_animation_is_seen_behind_a_palette():
+    film = animate([torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(2)])
+    still = show_grid(torch.zeros(2, 3, 16, 16))
+    assert is_animated(base64.b64encode(film.data).decode()) and not is_animated(base64.b64encode(still.data).decode())
 
 
 GOOD = {

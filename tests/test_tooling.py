@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PINS = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if line and not line.startswith("#")]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-REQUIREMENTS = [Requirement(text) for text in (*PROJECT["project"]["dependencies"], *EXTRAS["test"], *EXTRAS["book"])]
+REQUIREMENTS = [Requirement(text) for text in (*PROJECT["project"]["dependencies"], *EXTRAS["test"], *EXTRAS["book"], *EXTRAS["browser"])]
 
 # Hosts that packages are fetched from, spelled so that this file does not hold them.
 REGISTRIES = re.compile("|".join(["py" + r"pi\.org", "python" + r"hosted", r"download\.py" + r"torch", "ana" + r"conda\.(?:org|com)",
