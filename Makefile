@@ -26,7 +26,7 @@ lab: .venv/ready
 test: .venv/ready
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 ifndef ARGS
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(PY) -m pytest notebooks -n $(WORKERS) --dist loadfile
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest notebooks -n $(WORKERS) --dist loadfile
 endif
 
 long: .venv/ready

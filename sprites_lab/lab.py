@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sprites_lab import checkpoints, classifier, original_lab
 from sprites_lab.errors import LabError
-from sprites_lab.settings import check_whole
+from sprites_lab.settings import check_number, check_whole, shown
 
 T = TypeVar("T")
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -37,6 +37,20 @@ def scale(quick: T, full: T) -> T:
     if name not in ("quick", "full"):
         raise LabError(f"SPRITES_LAB_SCALE is '{name}', but must be quick or full")
     return full if name == "full" else quick
+
+
+def check_range(least: float, most: float, *, entries: int = 1, **settings: Any) -> None:
+    """LabError, with the name, for a setting of a notebook that is no number from least to most; a whole one, unless `least` is a float.
+
+    A setting may also be a list, tuple or dict of such numbers, `entries` of them or more.
+    """
+    check = check_number if isinstance(least, float) else check_whole
+    for name, value in settings.items():
+        several = isinstance(value, list | tuple | dict)
+        if several and len(value) < entries:
+            raise LabError(f"{name} is {shown(value)}, but must hold numbers from {least:g} to {most:g}, {entries} or more")
+        for number in value.values() if isinstance(value, dict) else value if several else [value]:
+            check(f"an entry of {name}" if several else name, number, least, most)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -61,7 +75,8 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
     # a CPU without instructions for bfloat16 is far slower with it
     has = [getattr(torch.cpu, name, bool) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
-    return torch.bfloat16 if device.type == "cpu" and any(there() for there in has) else None
+    usable = torch.backends.cpu.get_cpu_capability() == "AVX512"  # the environment may ask torch to do without them
+    return torch.bfloat16 if device.type == "cpu" and usable and any(there() for there in has) else None
 
 
 def picture_generator(seed: int, number: int) -> torch.Generator:

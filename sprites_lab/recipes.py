@@ -55,7 +55,7 @@ def course_recipe() -> Recipe:
 
 
 def improved_recipe() -> Recipe:
-    """What paid in the ablation, all together (chapter 4 shows how much each does)."""
+    """Levers that work well together; chapter 4 shows what each does alone (the larger rate pays only with the others)."""
     return Recipe(velocity=True, loss=velocity_loss, draw_t=stratified_t, muon=True, batch_size=50, learning_rate=2e-3)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sprites_lab.errors import LabError
-from sprites_lab.settings import check_number, check_whole
+from sprites_lab.settings import check_number, check_whole, shown
 
 MOST_TIMESTEPS = 100_000
 
@@ -68,7 +68,10 @@ class NoiseSchedule:
 
 def at(table: Tensor, t: Tensor | int, like: Tensor) -> Tensor:
     """Entries t of a float64 table (T + 1,), cast and shaped to multiply pictures `like` (B, ...)."""
-    values = table.to(like.dtype).to(like.device)[t]
+    try:
+        values = table.to(like.dtype).to(like.device)[t]
+    except IndexError:
+        raise LabError(f"t is {shown(t)}, but must hold whole numbers from 0 to {len(table) - 1}, the schedule's T") from None
     return values.reshape(-1, *[1] * (like.ndim - 1)) if values.ndim else values
 
 

@@ -36,6 +36,35 @@ def test_an_unknown_scale_is_refused(monkeypatch):
         lab.scale(1, 2)
 
 
+@pytest.mark.parametrize("setting", [0, 5, [0, 5], (3,), {"a": 0, "b": 5}, range(6)[2]])
+def test_settings_within_their_range_pass(setting):
+    lab.check_range(0, 5, setting=setting, other=2)
+
+
+@pytest.mark.parametrize("setting, sentence", [
+    (6, "setting is 6, but must be a whole number from 0 to 5"), (-1, "setting is -1, but must be a whole number from 0 to 5"),
+    ("2", "setting is '2', but must be a whole number from 0 to 5"), ([0, 2.5], "an entry of setting is 2.5, but must be a whole number from 0 to 5"),
+    ({"Bob": 0, "gone": 6}, "an entry of setting is 6, but must be a whole number from 0 to 5"),
+    ([], "setting is [], but must hold numbers from 0 to 5, 1 or more"), ({}, "setting is {}, but must hold numbers from 0 to 5, 1 or more"),
+])  # fmt: skip
+def test_a_setting_out_of_its_range_is_named(setting, sentence):
+    with pytest.raises(LabError) as caught:
+        lab.check_range(0, 5, other=2, setting=setting)
+    assert str(caught.value) == sentence
+
+
+def test_a_list_of_settings_may_need_several_entries():
+    lab.check_range(0, 5, entries=2, pixel=(0, 5))
+    with pytest.raises(LabError, match=r"^pixel is \(3,\), but must hold numbers from 0 to 5, 2 or more$"):
+        lab.check_range(0, 5, entries=2, pixel=(3,))
+
+
+def test_settings_between_floats_need_not_be_whole():
+    lab.check_range(0.0, 1.0, eta=0.5, etas=[0, 1, 0.25])
+    with pytest.raises(LabError, match="^an entry of etas is 1.5, but must be a number from 0 to 1$"):
+        lab.check_range(0.0, 1.0, etas=[0, 1.5])
+
+
 @pytest.mark.parametrize("cuda, mps, best", [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
 def test_auto_is_the_best_device_here_and_a_missing_one_is_refused(monkeypatch, cuda, mps, best):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
@@ -60,7 +89,9 @@ def test_bfloat16_is_used_on_a_cpu_only_where_it_has_instructions_for_it(monkeyp
     for has in ((True, True), (True, False), (False, True), (False, False)):
         for name, there in zip((tiles, vectors), has, strict=True):
             monkeypatch.setattr(torch.cpu, name, lambda there=there: there, raising=False)
-        assert lab.fast_dtype(torch.device("cpu")) is (torch.bfloat16 if any(has) else None)
+        for capability in ("AVX512", "AVX2", "DEFAULT"):  # what torch may use, as ATEN_CPU_CAPABILITY says
+            monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+            assert lab.fast_dtype(torch.device("cpu")) is (torch.bfloat16 if any(has) and capability == "AVX512" else None)
         assert lab.fast_dtype(torch.device("mps")) is None
     monkeypatch.delattr(torch.cpu, tiles)
     monkeypatch.delattr(torch.cpu, vectors)

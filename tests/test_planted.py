@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SELF_CHECKS = {  # chapter -> the cell that shows what the self-check says to a wrong answer, and how it could go blind
-    "01_intuition": ("c01-write-check", "print(", "check = lambda *_: 'right'\nprint("),
+    "01_intuition": ("c01-write-check", "truth = ", "check = lambda *_: 'right'\ntruth = "),
     "05_controlling": ("c05-my-guidance-verdict", "    return check(", "    return 'right' or check("),
 }
 FAULTS = {

@@ -221,3 +221,10 @@ def test_a_setting_that_cannot_be_meant_is_named_with_its_range(make, sentence):
 def test_settings_at_the_ends_of_their_range_are_taken():
     for made in (linear_schedule(1), linear_schedule(100_000), cosine_schedule(5, 0), cosine_schedule(5, 1), cosine_schedule(5, 0.008, 1e-6), cosine_schedule(5, 0.008, 1 - 1e-6)):
         assert ((made.beta[1:] > 0) & (made.beta[1:] < 1)).all()
+
+
+@pytest.mark.parametrize("t, said", [(6, "6"), (torch.tensor([0, 6]), "tensor([0, 6])"), (torch.tensor(2.5), "tensor(2.5000)"), (2.5, "2.5")])
+def test_a_timestep_that_the_schedule_does_not_have_is_named_with_its_range(t, said):
+    with pytest.raises(LabError) as caught:
+        linear_schedule(5).add_noise(torch.zeros(2, 1, 1, 1), t, torch.zeros(2, 1, 1, 1))
+    assert str(caught.value) == f"t is {said}, but must hold whole numbers from 0 to 5, the schedule's T"
