@@ -12,3 +12,8 @@ def seeded(*key: int) -> torch.Generator:
         state = (state ^ state >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
         state ^= state >> 31
     return torch.Generator().manual_seed(state >> 1)
+
+
+def numbered(seed: int, number: int) -> torch.Generator:
+    """The CPU generator of draw (or picture) `number`: what it gives depends on the two alone, in any batch."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + number)

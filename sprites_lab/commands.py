@@ -218,11 +218,14 @@ def ablate(options: argparse.Namespace) -> None:
     from sprites_lab import ablation, checkpoints, evaluation, lab
     from sprites_lab.data import load_sprites
 
+    if options.parts and options.arms:
+        raise LabError("--parts pulls no levers, so --arms means nothing here: leave one of them out")
     check_folder(options.out)
     if options.json:
         check_file(options.json, (".json",), "--json")
     names, device, results = options.arms.split(",") if options.arms else list(ablation.ARMS), lab.pick_device(options.device), []
-    train, held_out = load_sprites().train, load_sprites().test[: options.count]
+    sprites = load_sprites()
+    train, held_out = sprites.train, sprites.test[: options.count]
     if options.parts:
         arms, header, line = ablation.parts(options.out, train, held_out, options.features, options.epochs, options.seed, device), ablation.PARTS_HEADER, ablation.part_line
     else:

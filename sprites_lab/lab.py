@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sprites_lab import checkpoints, classifier, original_lab
+from sprites_lab.chance import numbered
 from sprites_lab.errors import LabError
 from sprites_lab.settings import check_number, check_whole, shown
 
@@ -81,7 +82,7 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
 
 def picture_generator(seed: int, number: int) -> torch.Generator:
     """The CPU generator of picture `number`: its noise depends on (seed, number) alone, in any batch."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + number)
+    return numbered(seed, number)
 
 
 def starting_noise(count: int = 32, seed: int = 0, size: int = 16, device: torch.device | str = "cpu") -> Tensor:

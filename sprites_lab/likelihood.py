@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sprites_lab.chance import numbered
 from sprites_lab.errors import LabError
 from sprites_lab.predictors import Predictor, conditioned
 from sprites_lab.schedule import NoiseSchedule
@@ -64,13 +65,8 @@ def strata(schedule: NoiseSchedule, pictures: int, count: int = 64, seed: int = 
     count = check_whole("count", count, 1, schedule.timesteps - 1, "the timesteps from 2 to T")
     edges = torch.tensor(log_snr(schedule, count + 1)[-2::-1])  # from 1 to T
     widths = edges.diff()
-    place = torch.rand((pictures, count), generator=chance(seed, 0), dtype=torch.float64)
+    place = torch.rand((pictures, count), generator=numbered(seed, 0), dtype=torch.float64)
     return Strata(edges[:-1] + 1 + (place * widths).long(), widths)
-
-
-def chance(seed: int, number: int) -> torch.Generator:
-    """The generator of the draw of this number."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + number)
 
 
 def error_table(predict_noise: Predictor, schedule: NoiseSchedule, x0: Tensor, times: Tensor, seed: int = 0) -> Tensor:
@@ -81,7 +77,7 @@ def error_table(predict_noise: Predictor, schedule: NoiseSchedule, x0: Tensor, t
     if not times.numel() or not 1 <= times.min() <= times.max() <= schedule.timesteps:
         raise LabError(f"times must be whole numbers from 1 to {schedule.timesteps}, at least one")
     columns = times.expand(len(x0), -1).unbind(1)
-    errors = [noise_error(predict_noise, schedule, x0, t, chance(seed, number)) for number, t in enumerate(columns, start=1)]
+    errors = [noise_error(predict_noise, schedule, x0, t, numbered(seed, number)) for number, t in enumerate(columns, start=1)]
     return torch.stack([error.square().flatten(1).mean(1) for error in errors], 1)
 
 
@@ -128,7 +124,7 @@ def fit_variance(predict_noise: Predictor, schedule: NoiseSchedule, x0: Tensor, 
     """The analytic variance, with the best scale for the decoder of 8-bit pictures, fitted to x0: training sprites."""
     times = torch.tensor(log_snr(schedule, count)[-2::-1])
     variance = analytic_variance(schedule, times, error_table(predict_noise, schedule, x0, times, seed).mean(0))
-    mean = decoder_mean(predict_noise, schedule, x0, chance(seed, DECODER))
+    mean = decoder_mean(predict_noise, schedule, x0, numbered(seed, DECODER))
     scales = torch.logspace(-4, -0.5, 141, dtype=torch.float64)
     variance[1] = min(scales, key=lambda scale: discretised_nats(x0, mean, scale).mean().item()) ** 2
     return variance
@@ -176,7 +172,7 @@ def decoder_mean(predict_noise: Predictor, schedule: NoiseSchedule, x0: Tensor, 
 
 def decoder_nats(predict_noise: Predictor, schedule: NoiseSchedule, x0: Tensor, variance: Tensor, seed: int = 0, draws: int = 4) -> Tensor:
     """L_0 of 8-bit pictures, (N,): the mean over `draws` calls of the predictor at t = 1."""
-    means = [decoder_mean(predict_noise, schedule, x0, chance(seed, DECODER + i)) for i in range(check_whole("draws", draws, 1, 10_000))]
+    means = [decoder_mean(predict_noise, schedule, x0, numbered(seed, DECODER + i)) for i in range(check_whole("draws", draws, 1, 10_000))]
     return sum(discretised_nats(x0, mean, variance[1].sqrt()).flatten(1).mean(1) for mean in means) / draws
 
 
@@ -230,7 +226,7 @@ def ode_bits(
     Each value is spread evenly over its bin first (uniform dequantisation), and a density knows no open end at -1 and 1:
     on sprites, with their white background, it says some tenths of a bit more than the bound.
     """
-    spread = torch.rand(x0.shape, generator=chance(seed, 0)).to(x0) - 0.5
+    spread = torch.rand(x0.shape, generator=numbered(seed, 0)).to(x0) - 0.5
     nats = ode_nats(predict_noise, schedule, x0 + 2 * HALF_STEP * spread, num_steps, seed)
     return nats / (x0[0].numel() * log(2)) - log(2 * HALF_STEP) / log(2)
 
@@ -244,7 +240,7 @@ def ode_nats(
     2 num_steps calls. The divergence is probed by one vector of random signs a call; `exact` asks each value alone (few values!).
     """
     grid, angle = log_snr(schedule, num_steps + 1)[-2::-1], schedule.signal_scale.acos()
-    x, stretch, generator = schedule.signal_scale[1].item() * x0, torch.zeros(len(x0), dtype=torch.float64), chance(seed, 1)
+    x, stretch, generator = schedule.signal_scale[1].item() * x0, torch.zeros(len(x0), dtype=torch.float64), numbered(seed, 1)
     for t, t_next in pairwise(grid):
         step = (angle[t_next] - angle[t]).item()
         first, first_div = velocity(predict_noise, schedule, x, t, probes(x0, generator, exact))

@@ -55,7 +55,7 @@ def course_recipe() -> Recipe:
 
 
 def improved_recipe() -> Recipe:
-    """Levers that work well together; chapter 4 shows what each does alone (the larger rate pays only with the others)."""
+    """Levers that work well together; chapter 4 shows what each does alone (the larger rate, by itself, does harm)."""
     return Recipe(velocity=True, loss=velocity_loss, draw_t=stratified_t, muon=True, batch_size=50, learning_rate=2e-3)
 
 

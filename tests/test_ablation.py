@@ -151,3 +151,8 @@ def test_the_command_pulls_levers_or_leaves_out_parts(tmp_path, monkeypatch, cap
     assert (folder, len(held_out), rest) == (tmp_path / "out", 5, [16, 1, 0, torch.device("cpu")]) and held_out.held_out.all() and not train.held_out.any()
     assert capsys.readouterr().out == f"{ablation.PARTS_HEADER}\n{ablation.part_line(row)}\n" and json.loads((tmp_path / "found.json").read_text()) == [row]
     assert main(["ablate", *to]) == 0 and capsys.readouterr().out == f"{ablation.HEADER}\n" and len(asked) == 1
+
+
+def test_parts_and_arms_are_not_asked_for_together(tmp_path, capsys):
+    assert main(["ablate", "--parts", "--arms", "muon", "--out", str(tmp_path / "a")]) == 2
+    assert "--parts pulls no levers, so --arms means nothing here" in capsys.readouterr().err and not (tmp_path / "a").exists()
