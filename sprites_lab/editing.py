@@ -27,7 +27,7 @@ def renoise(
 ) -> Iterator[Step]:
     """Noise pictures (B, C, H, W) up to t in 1..T and walk down from there: a sibling for a small t, a stranger for a large one.
 
-    SDEdit (Meng et al. 2022, arXiv 2108.01073, algorithm 1). `generator` serves the noise and the sampler, which takes at most t steps.
+    SDEdit (Meng et al. 2021, arXiv 2108.01073). `generator` serves the noise and the sampler, which takes at most t steps.
     """
     generator = generator or new_generator()
     below = up_to(schedule, t)

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ FINAL = WEIGHTS / "sprites.safetensors"
 CLASSIFIER = WEIGHTS / "classifier.safetensors"
 SNAPSHOTS = (0, 4, 8, 31)
 STUDENTS = (4, 2, 1)
+TWINS = ("root", "slip")  # trained with the root of the noise scale, and without it
 
 
 def static() -> bool:
@@ -105,16 +106,24 @@ def load_judge(path: str | Path = CLASSIFIER, device: torch.device | str = "cpu"
 
 def load_snapshot(epoch: int, device: torch.device | str = "cpu") -> checkpoints.Checkpoint:
     """The shipped network as it was after epoch 0, 4, 8 or 31 of its training."""
-    if epoch not in SNAPSHOTS:
-        raise LabError(f"there is no snapshot of epoch {epoch}; there are: {', '.join(map(str, SNAPSHOTS))}")
-    return load_weights(WEIGHTS / f"epoch-{epoch:02d}.safetensors", device)
+    return shipped("snapshot of epoch {}", "epoch-{:02d}", SNAPSHOTS, epoch, device)
 
 
 def load_student(steps: int, device: torch.device | str = "cpu") -> checkpoints.Checkpoint:
     """The shipped network that draws in 4, 2 or 1 steps of `ddim`, with `spacing.quadratic`, from the fitted start."""
-    if steps not in STUDENTS:
-        raise LabError(f"there is no student of {steps} steps; there are: {', '.join(map(str, STUDENTS))}")
-    return load_weights(WEIGHTS / f"student-{steps}.safetensors", device)
+    return shipped("student of {} steps", "student-{}", STUDENTS, steps, device)
+
+
+def load_twin(name: str, device: torch.device | str = "cpu") -> checkpoints.Checkpoint:
+    """One of two small networks that were trained alike: the one without the root on noise of the wrong strength (chapter 4)."""
+    return shipped("twin '{}'", "twin-{}", TWINS, name, device)
+
+
+def shipped(what: str, file: str, there: Sequence[T], wanted: T, device: torch.device | str) -> checkpoints.Checkpoint:
+    """One of the shipped networks; LabError if it is not among those that are `there`."""
+    if wanted not in there:
+        raise LabError(f"there is no {what.format(wanted)}; there are: {', '.join(map(str, there))}")
+    return load_weights(WEIGHTS / f"{file.format(wanted)}.safetensors", device)
 
 
 def load_card(name: str) -> Any:

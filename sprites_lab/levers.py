@@ -21,6 +21,15 @@ def min_snr_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context:
     return (error * snr.clamp(max=gamma) / snr).mean()
 
 
+def forgotten_root_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """The noise loss with a mistake that public code has made: noise times 1 - alpha_bar where its root belongs.
+
+    For chapter 4, which measures what it costs. At t = 50 the network is shown about as much noise as belongs to t = 10.
+    """
+    signal, spread = schedule.scales(t, x0)
+    return nn.functional.mse_loss(model(signal * x0 + spread.square() * noise, t, context).to(noise), noise)
+
+
 def velocity_loss(model: nn.Module, schedule: NoiseSchedule, x0: Tensor, context: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of the velocity signal_scale noise - noise_scale x0: the noise loss with weight 1 / alpha_bar.
 

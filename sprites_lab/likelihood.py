@@ -221,7 +221,7 @@ def check_pictures(schedule: NoiseSchedule, x0: Tensor, variance: Tensor) -> Non
 def ode_bits(
     predict_noise: Predictor, schedule: NoiseSchedule, x0: Tensor, num_steps: int = 50, seed: int = 0
 ) -> Tensor:
-    """-log2 p per value (N,) of 8-bit pictures as the ODE sees it: a cross-check, no bound (Song et al. 2021, section 4.3).
+    """-log2 p per value (N,) of 8-bit pictures as the ODE sees it: a cross-check, no bound (Song et al. 2020, arXiv 2011.13456, section 4.3).
 
     Each value is spread evenly over its bin first (uniform dequantisation), and a density knows no open end at -1 and 1:
     on sprites, with their white background, it says some tenths of a bit more than the bound.

@@ -55,7 +55,7 @@ def frechet_of(mean: Tensor, cov: Tensor, other_mean: Tensor, other_cov: Tensor)
 
 
 def frechet_extrapolated(made: Tensor, real: Tensor, generator: torch.Generator, sizes: int = 15) -> float:
-    """FD∞: the Fréchet distance for endlessly many made pictures, by a line through FD against 1/N (Chong, Forsyth 2020).
+    """FD∞: the Fréchet distance for endlessly many made pictures, by a line through FD against 1/N (Chong, Forsyth 2019).
 
     N runs from half of the made pictures to all of them; the line's value at 1/N = 0 is the answer (arXiv 1911.07023).
     """
@@ -70,7 +70,7 @@ def frechet_extrapolated(made: Tensor, real: Tensor, generator: torch.Generator,
 def kernel_distance(one: Tensor, other: Tensor, generator: torch.Generator, subsets: int = 100, size: int = 1000) -> Spread:
     """Unbiased squared maximum mean discrepancy with the kernel (x·y / D + 1)³, its mean and deviation over random subsets.
 
-    Binkowski et al. 2018 (arXiv 1801.01401). Unbiased at every size: 0 on average for equal distributions, also below 0.
+    Bińkowski et al. 2018 (arXiv 1801.01401). Unbiased at every size: 0 on average for equal distributions, also below 0.
     """
     one, other = checked(one, other)
     size = min(size, len(one), len(other))
@@ -139,7 +139,7 @@ def copies(made: np.ndarray, made_cells: np.ndarray, train: np.ndarray, new_dist
 
     new_distance (M,) is the distance of real sprites that are not in training, by `nearest`; the cells are their classes.
     copy_rate: nearer than COPY. authentic: farther from its nearest training sprite than that one is from its own nearest
-    (Alaa et al. 2022, arXiv 2102.08921). c_t: z of a Mann-Whitney test against the new sprites, cell by cell, averaged with
+    (Alaa et al. 2021, arXiv 2102.08921). c_t: z of a Mann-Whitney test against the new sprites, cell by cell, averaged with
     the new sprites' share of each cell (Meehan et al. 2020, arXiv 2004.05675).
     """
     distance, rows = nearest(made, train)

@@ -1,17 +1,7 @@
-"""Pages that follow a hand: a few controls, one picture, and a line that says what is shown. Turn one knob, see what it does.
+"""The pages with knobs of chapters 1, 2, 5 and 6: the noise ladder with the Bob meter, a walk, the mixer of contexts."""
 
-At a keyboard a panel is made of ipywidgets; on a stored page (GitHub, the book, the checks of the notebooks) the picture of
-its starting values stands in. The picture is always that of the last values, however fast they came.
-"""
-
-import asyncio
-import html
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from threading import Lock
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -20,8 +10,8 @@ from torch import Tensor, nn
 from sprites_lab import figures, lab
 from sprites_lab.checkpoints import Checkpoint
 from sprites_lab.data import CLASS_NAMES, context_of
-from sprites_lab.errors import LabError
 from sprites_lab.figures import Figure
+from sprites_lab.knobs import Choice, Knob, Panel
 from sprites_lab.observer import CERTAIN, Observer
 from sprites_lab.predictors import Predictor, conditioned, guided
 from sprites_lab.runtime import fast_network
@@ -30,11 +20,6 @@ from sprites_lab.schedule import NoiseSchedule
 from sprites_lab.start import FittedStart
 from sprites_lab.walks import Walk, fitted_start
 
-if TYPE_CHECKING:
-    import ipywidgets
-
-SETTLE = 0.01  # seconds in which changes that queued up while a picture was drawn come in, so that they become one
-SHARP = "<style>.sprites-lab-picture { image-rendering: pixelated; }</style>"
 COLUMNS, LIKELIEST, SEEDS = 8, 4, 99
 SAMPLERS = {
     "DDPM, thinned": Walk("ddim", eta=1.0, spacing="trailing"), "DDIM": Walk("ddim", eta=0.0, spacing="trailing"),
@@ -44,109 +29,7 @@ LENGTHS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 50)
 MIXED = (1, 2, 4, 10, 25)  # calls of the mixer: students, then the network that taught them
 
 
-class Knob(NamedTuple):
-    """A slider from `low` to `high`, over whole numbers if all of these are whole; `about` says what it does."""
-
-    low: float
-    high: float
-    step: float
-    start: float
-    about: str
-
-
-class Choice(NamedTuple):
-    """One of some options: a menu of names, or a slider over numbers; `about` says what it does."""
-
-    options: Sequence[Any]
-    start: Any
-    about: str
-
-
-Control = Knob | Choice
-
-
-def panel(draw: Callable[..., Figure], caption: str, controls: dict[str, Control]) -> "Figure | ipywidgets.VBox":
-    """Controls, by the names of draw's arguments, over the picture draw(**values): alive at a keyboard, a Figure on a stored page.
-
-    An error in a later drawing is told in the line below, and the last picture stays.
-    """
-    return draw(**{name: control.start for name, control in controls.items()}) if lab.static() else Live(draw, caption, controls).page
-
-
-class Live:
-    """The picture of a panel, and what keeps it at the values of the controls. An error of the first drawing is the caller's."""
-
-    def __init__(self, draw: Callable[..., Figure], caption: str, controls: dict[str, Control]):
-        import ipywidgets as W
-
-        self.draw, self.drawing, self.waiting = draw, Lock(), set()
-        self.controls = {name: widget(name, control) for name, control in controls.items()}
-        self.picture, self.status = W.Image(format="png"), W.HTML()
-        self.shown = self.values()
-        self.tell(self.show())
-        width, height = Image.open(io.BytesIO(self.picture.value)).size  # of every picture: the page must not jump
-        self.picture.layout = W.Layout(width=f"{width}px", height=f"{height}px", flex="none", align_self="flex-start", object_fit="contain", object_position="left top")
-        self.picture.add_class("sprites-lab-picture")
-        knobs = W.Box(list(self.controls.values()), layout=W.Layout(flex_flow="row wrap", max_width="760px"))
-        self.page = W.VBox([W.HTML(SHARP + html.escape(caption, quote=False)), knobs, self.picture, self.status])
-        for control in self.controls.values():
-            control.observe(self.changed, "value")
-
-    def values(self) -> dict[str, Any]:
-        """The values of all controls, now."""
-        return {name: control.value for name, control in self.controls.items()}
-
-    def changed(self, change: object) -> None:
-        """Redraw in a moment, once the changes that wait behind this one are in; at once where no loop runs that could wait."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.redraw()
-            return
-        if loop not in self.waiting:  # JupyterLab may serve controls in a thread beside that of the cells
-            self.waiting.add(loop)
-            loop.call_later(SETTLE, self.redraw, loop)
-
-    def redraw(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """Show the picture of the values that the controls have now, unless it is the one that was drawn last."""
-        self.waiting.discard(loop)  # before the values are read: a change from here on asks again
-        with self.drawing:  # of two threads the one with the newer values comes last
-            if (values := self.values()) == self.shown:
-                return
-            self.shown = values
-            try:
-                self.tell(self.show())
-            except Exception as error:  # the traceback of a callback would be lost
-                self.tell(str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}")
-
-    def show(self) -> str:
-        """Draw, hand over the picture, keep its text alternative, and say how long that took."""
-        began = perf_counter()
-        figure = self.draw(**self.shown)
-        self.picture.value, self.alt = figure.data, figure.alt  # ipywidgets' Image has no text alternative, and a tooltip breaks it
-        return f"{1000 * (perf_counter() - began):.0f} ms"
-
-    def tell(self, said: str) -> None:
-        """Put the values that were asked for, what came of them, and what is shown into the line below, for the eye and for a screen reader."""
-        told = ", ".join(f"{name}={value:.2f}" if isinstance(value, float) else f"{name}={value}" for name, value in self.shown.items())
-        lines = (html.escape(line, quote=False) for line in (f"{told}: {said}", self.alt))
-        self.status.value = f'<span role="status" aria-live="polite">{"<br>".join(lines)}</span>'
-
-
-def widget(name: str, control: Control) -> "ipywidgets.ValueWidget":
-    """The slider or the menu of a control."""
-    import ipywidgets as W
-
-    looks = dict(description=name, tooltip=control.about, style={"description_width": "90px"}, layout=W.Layout(width="340px"))
-    if isinstance(control, Knob):
-        low, high, step, start, _ = control
-        kind = W.IntSlider if all(isinstance(number, int) for number in (low, high, step, start)) else W.FloatSlider
-        return kind(start, min=low, max=high, step=step, **looks)
-    kind = W.Dropdown if isinstance(control.start, str) else W.SelectionSlider
-    return kind(options=list(control.options), value=control.start, **looks)
-
-
-def noise_ladder(bob: Tensor, observer: Observer, schedule: NoiseSchedule, noise: Tensor) -> "Figure | ipywidgets.VBox":
+def noise_ladder(bob: Tensor, observer: Observer, schedule: NoiseSchedule, noise: Tensor) -> Panel:
     """Chapter 1: one sprite, bob (1, 3, H, W), in the first of the noises at any t: the observer's best answer, whom it thinks of, its doubt."""
 
     def draw(t: int) -> Figure:
@@ -155,7 +38,7 @@ def noise_ladder(bob: Tensor, observer: Observer, schedule: NoiseSchedule, noise
         chances, names = observer.posterior(x_t, asked)[0].topk(min(LIKELIEST, len(observer.sprites)))
         likeliest = observer.sprites[names].reshape(-1, *observer.shape).float()
         bits, most, (words,) = max(0.0, observer.entropy(x_t, asked).item()), observer.max_entropy(), observer.meter(x_t, asked)
-        cell, titles = 6 * bob.shape[-1] + 2, [f"x_t, t={t}", "best answer", *(f"{chance:.0%} likely" for chance in chances.tolist())]
+        cell, titles = 6 * bob.shape[-1] + 2, [f"x_t, t={t}", "best answer", *(f"{chance:.0%} likely" if chance >= 0.01 else "< 1%" for chance in chances.tolist())]
         sheet = figures.tile(torch.cat([x_t, observer.guess_x0(x_t, asked), likeliest]), len(titles), 6)
         says = f"{bits:.2f} of {most:.2f} bits of doubt: {words}"
         alt = f"A sprite at t={t}, the best answer, the likeliest sprites; {says}"
@@ -163,10 +46,10 @@ def noise_ladder(bob: Tensor, observer: Observer, schedule: NoiseSchedule, noise
 
     start = round(0.75 * schedule.timesteps)
     about = f"noise level: 0 is the clean sprite, {schedule.timesteps} the last"
-    return panel(draw, "One sprite in more and more noise, what a perfect observer would answer, and how unsure it is (the Bob meter).", {"t": Knob(0, schedule.timesteps, 1, start, about)})
+    return Panel(draw, "One sprite in more and more noise, what a perfect observer would answer, and how unsure it is (the Bob meter).", {"t": Knob(0, schedule.timesteps, 1, start, about)})
 
 
-def walk(found: Checkpoint, samplers: Sequence[str] = tuple(SAMPLERS), start: FittedStart | None = None, count: int = 16) -> "Figure | ipywidgets.VBox":
+def walk(found: Checkpoint, samplers: Sequence[str] = tuple(SAMPLERS), start: FittedStart | None = None, count: int = 16) -> Panel:
     """Chapters 2 and 6: sprites that a network draws without context, by one of the SAMPLERS, in few or many steps, from one seed or another.
 
     `start` turns the noise into a fitted x_T. Fresh noise, where a sampler takes it, follows from the seed and the picture's number.
@@ -181,14 +64,14 @@ def walk(found: Checkpoint, samplers: Sequence[str] = tuple(SAMPLERS), start: Fi
         return picture([figures.tile(drawn, COLUMNS, 5)], f"{count} sprites by {sampler} in {steps} network {'call' if steps == 1 else 'calls'}, seed {seed}")
 
     usual = min(10, lengths[-1])
-    return panel(draw, "The same noise walked by one sampler or another, in as many network calls as you give it.", {
+    return Panel(draw, "The same noise walked by one sampler or another, in as many network calls as you give it.", {
         "sampler": Choice(samplers, samplers[0], "how a step is taken: with fresh noise (DDPM, 2M SDE) or without (DDIM, 2M)"),
         "steps": Choice(lengths, usual, "network calls for each sprite: more take longer"),
         "seed": Knob(0, SEEDS, 1, 0, "another seed is another starting noise"),
     })  # fmt: skip
 
 
-def mixer(device: torch.device | str = "cpu", count: int = 32) -> "Figure | ipywidgets.VBox":
+def mixer(device: torch.device | str = "cpu", count: int = 32) -> Panel:
     """Chapter 5: the five numbers of the context, guidance, steps and seed over `count` sprites of the shipped networks.
 
     1, 2 and 4 steps are students, whose lessons had guidance 2 in them: scale 1 is their plain answer, above 1 pushes once more.
@@ -204,7 +87,7 @@ def mixer(device: torch.device | str = "cpu", count: int = 32) -> "Figure | ipyw
         return picture([figures.tile(drawn, COLUMNS, 4)], f"{count} sprites asked for {wish}, guidance {guidance:g}, steps {steps}, seed {seed}")
 
     shares = {name: Knob(0.0, 1.0, 0.05, {"hero": 0.5, "food": 0.5}.get(name, 0.0), f"how much {name} is asked for") for name in CLASS_NAMES}
-    return panel(draw, "Sprites for a mixture of classes. All at 0 asks for nothing in particular; 1, 2 and 4 steps are drawn by students, who learnt with guidance 2.", shares | {
+    return Panel(draw, "Sprites for a mixture of classes. All at 0 asks for nothing in particular; 1, 2 and 4 steps are drawn by students, who learnt with guidance 2.", shares | {
         "guidance": Knob(0.0, 4.0, 0.5, 1.0, "0 ignores the context, 1 follows it, above 1 pushes; any other than 0 and 1 takes two calls for each step"),
         "steps": Choice(MIXED, 2, "1, 2, 4: students; 10, 25: their teacher, slower"),
         "seed": Knob(0, SEEDS, 1, 0, "another seed is another starting noise"),
@@ -235,14 +118,10 @@ def picture(parts: Sequence[Image.Image], alt: str) -> Figure:
 
     Under a hand the file is a tenth larger and packed in a fraction of the time.
     """
-    whole = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
-    for i, part in enumerate(parts):
-        whole.paste(part, (0, sum(above.height for above in parts[:i])))
+    whole = figures.arrange([[part] for part in parts], gap=0)
     if lab.static():
         return Figure(figures.png(figures.label_grid(whole, 0, (), (alt,))), alt)
-    buffer = io.BytesIO()
-    whole.save(buffer, "PNG", compress_level=1)
-    return Figure(buffer.getvalue(), alt)
+    return Figure(figures.png(whole, small=False), alt)
 
 
 def gauge(bits: float, most: float, says: str, width: int) -> Image.Image:

@@ -8,7 +8,7 @@ import torch
 
 from sprites_lab.data import SpriteSet
 from sprites_lab.errors import LabError
-from sprites_lab.levers import min_snr_loss, stratified_t, velocity_loss, warm_cosine
+from sprites_lab.levers import forgotten_root_loss, min_snr_loss, stratified_t, velocity_loss, warm_cosine
 from sprites_lab.muon import Muon
 from sprites_lab.schedule import NoiseSchedule, cosine_schedule, linear_schedule
 from sprites_lab.training import DrawTimesteps, Loss, Progress, Rate, TrainingState, linear_fall, noise_loss, train, uniform_t
@@ -73,6 +73,7 @@ LEVERS: dict[str, dict[str, Any]] = {  # one change each to the course's recipe
     "group-norm": dict(group_norm=True),
     "muon": dict(muon=True),
 }
+MISTAKES: dict[str, dict[str, Any]] = {"forgotten-root": dict(loss=forgotten_root_loss)}  # pulled to see what they cost
 
 
 def recipe_called(name: str) -> Recipe:
@@ -81,9 +82,9 @@ def recipe_called(name: str) -> Recipe:
     made = {"course": course_recipe, "improved": improved_recipe}
     if first not in made:
         raise LabError(f"there is no recipe '{first}'; there are: {', '.join(made)}")
-    recipe = made[first]()
+    recipe, known = made[first](), LEVERS | MISTAKES
     for lever in levers:
-        if lever not in LEVERS:
-            raise LabError(f"there is no lever '{lever}'; there are: {', '.join(LEVERS)}")
-        recipe = recipe._replace(**LEVERS[lever])
+        if lever not in known:
+            raise LabError(f"there is no lever '{lever}'; there are: {', '.join(known)}")
+        recipe = recipe._replace(**known[lever])
     return recipe

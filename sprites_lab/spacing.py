@@ -27,7 +27,7 @@ def quadratic(schedule: NoiseSchedule, num_steps: int) -> list[int]:
 
 
 def log_snr(schedule: NoiseSchedule, num_steps: int, t_min: int = 1) -> list[int]:
-    """Equal steps in log(signal_scale / noise_scale) from T to t_min (Lu et al. 2022, DPM-Solver, section 3.4)."""
+    """Equal steps in log(signal_scale / noise_scale) from T to t_min (DPM-Solver, Lu et al. 2022, arXiv 2206.00927)."""
     return snapped(schedule, num_steps, between(schedule, num_steps, t_min, lambda ratio: ratio.log(), lambda mapped: mapped.exp()))
 
 

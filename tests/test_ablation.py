@@ -11,7 +11,8 @@ from sprites_lab import LabError, ablation, evaluation, lab
 from sprites_lab.__main__ import main
 from sprites_lab.data import SpriteSet, to_bytes
 from sprites_lab.predictors import clamped, conditioned
-from sprites_lab.recipes import LEVERS, Recipe, improved_recipe, recipe_called
+from sprites_lab.levers import forgotten_root_loss
+from sprites_lab.recipes import LEVERS, MISTAKES, Recipe, improved_recipe, recipe_called
 from sprites_lab.samplers import ddim, final
 
 
@@ -74,6 +75,8 @@ def test_every_lever_changes_one_thing_and_the_improved_recipe_is_made_of_levers
         assert changed == (["velocity", "loss"] if name == "velocity" else changed[:1]), name
     combined = recipe_called("course+velocity+stratified-t+muon+small-batches+larger-rate")
     assert combined == improved_recipe()
+    slip = recipe_called("course+forgotten-root")  # to be asked for by name only: no arm of `ablate` pulls it
+    assert slip == course._replace(loss=forgotten_root_loss) and not set(MISTAKES) & set(ablation.ARMS)
     with pytest.raises(LabError, match="no lever 'luck'; there are: rich-time"):
         recipe_called("course+luck")
 

@@ -1,6 +1,7 @@
 """The parameters of the chapters: other values in all of them run from top to bottom, and values out of range end in a sentence."""
 
 import ast
+import asyncio
 import json
 import tempfile
 from contextlib import nullcontext
@@ -41,12 +42,12 @@ OTHER["03_network"] = dict(
 )
 LOW["04_training"] = dict(
     seed=1, pictures=5, count=5, num_steps=1, drawn=5, walk=1, hat_level=1, levels=[1, 500], features=8, small_set=8, epochs=1, batch_size=1, every=1,
-    draws=1, told=[1, 2], lesson_updates=1, lesson_size=2, lesson_rate=1e-5, half=1, sizes=(2, 3), copy_updates=8, copy_batch=2, copy_rate=0.001,
+    draws=1, told=[1, 2], twin_steps=[1], half=1, sizes=(2, 3), copy_updates=8, copy_batch=2, copy_rate=0.001,
     late_updates=12, late_batch=2,
 )
 OTHER["04_training"] = dict(
     seed=99, pictures=9, count=11, num_steps=7, drawn=12, walk=3, hat_level=500, levels=[7, 33, 123, 251, 499], features=24, small_set=50, epochs=2, batch_size=7,
-    every=3, draws=11, told=[77, 123, 499], lesson_updates=3, lesson_size=7, lesson_rate=1e-3, half=3, sizes=(3, 17, 33, 60), copy_updates=24, copy_batch=7,
+    every=3, draws=11, told=[77, 123, 499], twin_steps=[3, 7, 11], half=3, sizes=(3, 17, 33, 60), copy_updates=24, copy_batch=7,
     copy_rate=0.005, late_updates=13, late_batch=3,
 )
 LOW["05_controlling"] = dict(
@@ -59,11 +60,11 @@ OTHER["05_controlling"] = dict(
     stirred=[33, 500], push=2.5, middle=(100, 333),
 )
 LOW["06_speeding_up"] = dict(
-    seed=1, pictures=4, num_steps=1, t=2, t_next=1, timed=1, repeats=1, uneven=[1], steps=[1, 2], groups=2, crowd=5, pair=(0, 1), stops=1, pairs=4, etas=[0],
+    seed=1, pictures=4, num_steps=1, t=2, t_next=1, timed=1, clocked=1, repeats=1, uneven=[1], steps=[1, 2], groups=2, crowd=5, pair=(0, 1), stops=1, pairs=4, etas=[0],
     there=[1], partner="frog", calls_of_ten=1, placed=5, raced=1,
 )
 OTHER["06_speeding_up"] = dict(
-    seed=99, pictures=5, num_steps=7, t=500, t_next=0, timed=2, repeats=2, uneven=[3, 77, 250, 499], steps=[3, 7, 20], groups=4, crowd=15, pair=(4, 1), stops=5,
+    seed=99, pictures=5, num_steps=7, t=500, t_next=0, timed=2, clocked=77, repeats=2, uneven=[3, 77, 250, 499], steps=[3, 7, 20], groups=4, crowd=15, pair=(4, 1), stops=5,
     pairs=8, etas=[0.2, 0.7], there=[7, 33], partner="heart", calls_of_ten=13, placed=7, raced=2,
 )
 LOW["07_summary"] = dict(
@@ -97,7 +98,9 @@ def run(chapter: str, knobs: dict[str, object]) -> None:
             source = turned(source, knobs)
         try:
             with torch.random.fork_rng(devices=[]) if cell["id"] in FRESH else nullcontext():
-                exec(compile(source, cell["id"], "exec"), namespace)
+                waits = eval(compile(source, cell["id"], "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)
+                if waits is not None:  # a coroutine, as IPython would run it
+                    asyncio.run(waits)
         except Exception as error:
             error.add_note(f"in cell {cell['id']} of {chapter}")
             raise

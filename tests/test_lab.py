@@ -116,6 +116,13 @@ def test_students_are_found_by_steps_and_others_are_refused(tmp_path, monkeypatc
         lab.load_student(3)
 
 
+def test_the_twins_are_alike_but_for_the_root():
+    ours, slip = lab.load_twin("root").facts["recipe"], lab.load_twin("slip").facts["recipe"]
+    assert slip.pop("recipe") == ours.pop("recipe") + "+forgotten-root" and slip == ours
+    with pytest.raises(LabError, match="no twin 'evil'; there are: root, slip"):
+        lab.load_twin("evil")
+
+
 def test_progress_passes_every_step_through_and_is_silent_for_stored_outputs(capsys, monkeypatch):
     monkeypatch.setenv("SPRITES_LAB_STATIC", "1")
     assert list(lab.progress(iter(range(5)), 5, "steps")) == [0, 1, 2, 3, 4]

@@ -17,8 +17,9 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 CHAPTERS = ["01_intuition", "02_sampling", "03_network", "04_training", "05_controlling", "06_speeding_up", "07_summary"]
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 PERSONAL = re.compile(r"/(?:home|Users|root|tmp)/|\b[A-Za-z]:\\\\?\w")
+BROKEN_TABLE = re.compile(r"^\|.*\n\s*\n(?=\|(?!.*\n\|[ :|-]+\|$))", re.MULTILINE)  # a row, a blank line, a row that heads no table
 LONGEST_CELL = 20
-LARGEST_FILE = 500_000
+LARGEST_FILE = 700_000
 
 
 def test_the_seven_chapters_are_there():
@@ -78,7 +79,7 @@ def cell_faults(cell: nbformat.NotebookNode) -> list[str]:
     tags = cell.metadata.get("tags", [])
     faults += [f"tag {tag}" for tag in tags if tag.lower().startswith("nbval") and tag != "nbval-ignore-output"]
     if cell.cell_type != "code":
-        return faults
+        return faults + ["a table with a blank line in it, where Markdown ends it"] * bool(BROKEN_TABLE.search(cell.source))
     lines = cell.source.count("\n") + 1
     if not cell.source.strip():
         faults.append("empty")
@@ -147,3 +148,12 @@ STREAM = {"output_type": "stream", "name": "stdout"}
 def test_faults_of_a_cell_are_seen(change: dict, fault: str | None):
     found = cell_faults(nbformat.from_dict(GOOD | change))
     assert [fault in text for text in found] == ([True] if fault else [])
+
+
+@pytest.mark.parametrize("text, broken", [
+    ("| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n\nand so on", False),
+    ("| a | b |\n|---|---|\n| 1 | 2 |\n\n| 3 | 4 |", True),
+    ("| a | b |\n|---|---|\n| 1 | 2 |\n\n| c | d |\n|:--|--:|\n| 3 | 4 |", False),
+])
+def test_a_table_that_falls_in_two_is_seen(text: str, broken: bool):
+    assert bool(cell_faults(nbformat.v4.new_markdown_cell(text))) == broken

@@ -14,12 +14,12 @@ from jupyter_client.manager import start_new_kernel
 from PIL import Image
 from small import network
 
-from sprites_lab import LabError, conditioned, ddim, dpm_solver, final, guided, lab, linear_schedule, panels
+from sprites_lab import LabError, conditioned, ddim, dpm_solver, final, guided, knobs, lab, linear_schedule, panels
 from sprites_lab.checkpoints import Checkpoint
 from sprites_lab.data import context_of
 from sprites_lab.figures import COLOURS, Figure, show_grid, tile
+from sprites_lab.knobs import Choice, Knob, Panel
 from sprites_lab.observer import Observer
-from sprites_lab.panels import Choice, Knob, Live
 from sprites_lab.spacing import karras, quadratic
 from sprites_lab.walks import fitted_start
 
@@ -42,9 +42,9 @@ def everything(page):
     return [page, *(deeper for child in getattr(page, "children", ()) for deeper in everything(child))]
 
 
-def parts(page):
+def parts(panel):
     """Its controls by name, its picture, its lines of text: the caption first, the status last."""
-    there = everything(page)
+    there = everything(panel.page)
     assert not any(isinstance(one, W.Output) for one in there)
     (picture,) = (one for one in there if isinstance(one, W.Image))
     return {one.description: one for one in there if hasattr(one, "description") and not isinstance(one, W.HTML)}, picture, [one for one in there if isinstance(one, W.HTML)]
@@ -64,12 +64,16 @@ def same_picture(data, pictures, zoom):
 
 
 def test_on_a_stored_page_a_panel_is_the_picture_of_its_starting_values():
-    figure = panels.panel(draw, "two knobs", KNOBS)
-    assert isinstance(figure, Figure) and figure.data == draw(2, "x").data and figure.alt == "2 and x"
+    assert Panel(draw, "two knobs", KNOBS)._repr_mimebundle_() == draw(2, "x")._repr_mimebundle_()
+
+
+def test_at_a_keyboard_a_panel_is_its_page_of_controls(live):
+    shown = Panel(draw, "two knobs", KNOBS)._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in shown and "image/png" not in shown
 
 
 def test_every_control_moves_the_picture_and_the_line_below(live):
-    controls, picture, lines = parts(panels.panel(draw, "two knobs, a < b", KNOBS))
+    controls, picture, lines = parts(Panel(draw, "two knobs, a < b", KNOBS))
     assert "two knobs, a &lt; b" in lines[0].value and bytes(picture.value) == draw(2, "x").data
     for name, value, values in (("a", 7, (7, "x")), ("b", "y", (7, "y")), ("a", 0, (0, "y"))):
         before = bytes(picture.value)
@@ -79,7 +83,7 @@ def test_every_control_moves_the_picture_and_the_line_below(live):
 
 
 def test_the_picture_has_its_place_from_the_first_moment(live):
-    _, picture, lines = parts(panels.panel(draw, "", KNOBS))
+    _, picture, lines = parts(Panel(draw, "", KNOBS))
     height, width, _ = pixels(picture.value).shape
     assert (picture.layout.width, picture.layout.height) == (f"{width}px", f"{height}px")
     assert "sprites-lab-picture" in picture._dom_classes and ".sprites-lab-picture { image-rendering: pixelated; }" in lines[0].value
@@ -90,7 +94,7 @@ def test_the_picture_has_its_place_from_the_first_moment(live):
     (Choice((1, 2, 10), 2, "uneven"), W.SelectionSlider), (Choice(("x", "y"), "y", "names"), W.Dropdown),
 ])  # fmt: skip
 def test_every_control_says_its_name_and_what_it_does(control, kind):
-    made = panels.widget("seed", control)
+    made = knobs.widget("seed", control)
     assert type(made) is kind and made.value == control.start and (made.description, made.tooltip) == ("seed", control.about)
     if isinstance(control, Knob):
         assert (made.min, made.max, made.step) == control[:3] and made.continuous_update
@@ -102,12 +106,12 @@ def counted(log):
 
 def test_changes_that_queue_up_become_one_drawing_of_the_last_values(live):
     log = []
-    controls, picture, _ = parts(panels.panel(counted(log), "", KNOBS))
+    controls, picture, _ = parts(Panel(counted(log), "", KNOBS))
 
     async def hurry():
         """Events at given moments, in units of the pause that a panel makes, on a clock that stands still between them."""
         now = 0.0
-        asyncio.get_running_loop().time = lambda: now * panels.SETTLE
+        asyncio.get_running_loop().time = lambda: now * knobs.SETTLE
         for moment, name, value in HURRY:
             now = moment
             for _ in range(3):  # what is due gets its turn
@@ -136,8 +140,8 @@ def test_a_slow_old_drawing_never_comes_after_a_new_one(live):
             go.wait(60)
         return draw(a, b)
 
-    one = Live(slow, "", KNOBS)
-    turned = [threading.Thread(target=setattr, args=(one.controls["a"], "value", value)) for value in (5, 6)]
+    one = Panel(slow, "", KNOBS)
+    turned = [threading.Thread(target=setattr, args=(one.widgets["a"], "value", value)) for value in (5, 6)]
     turned[0].start()
     assert begun.wait(60)
     turned[1].start()
@@ -145,7 +149,7 @@ def test_a_slow_old_drawing_never_comes_after_a_new_one(live):
     go.set()
     for thread in turned:
         thread.join(60)
-    assert bytes(one.picture.value) == draw(6, "x").data and "a=6" in one.status.value
+    assert bytes(one.image.value) == draw(6, "x").data and "a=6" in one.status.value
 
 
 @pytest.mark.parametrize("error, sentence", [(LabError("a <7> is too much; take 6"), "a=7, b=x: a &lt;7&gt; is too much; take 6<"), (KeyError("odd"), "a=7, b=x: KeyError: 'odd'<")])
@@ -155,7 +159,7 @@ def test_an_error_is_told_the_picture_stays_and_the_next_change_recovers(live, e
             raise error
         return draw(a, b)
 
-    controls, picture, lines = parts(panels.panel(failing, "", KNOBS))
+    controls, picture, lines = parts(Panel(failing, "", KNOBS))
     controls["a"].value = 7
     assert sentence in lines[-1].value and bytes(picture.value) == draw(2, "x").data
     controls["a"].value = 2
@@ -166,19 +170,69 @@ def test_an_error_is_told_the_picture_stays_and_the_next_change_recovers(live, e
 
 def test_an_error_of_the_first_drawing_is_the_cells(live):
     with pytest.raises(LabError, match="nothing here"):
-        panels.panel(lambda a, b: (_ for _ in ()).throw(LabError("nothing here")), "", KNOBS)
+        Panel(lambda a, b: (_ for _ in ()).throw(LabError("nothing here")), "", KNOBS)
+
+
+# Turned by code
+
+
+@pytest.mark.parametrize("static", ["0", "1"])
+def test_a_turned_panel_hands_over_the_picture_of_the_new_values(monkeypatch, static):
+    monkeypatch.setenv("SPRITES_LAB_STATIC", static)
+    panel = Panel(draw, "", KNOBS)
+
+    async def turn():
+        return [await panel.turn(a=7, b="y"), await panel.turn(), await panel.turn(b="x")]
+
+    shown = asyncio.run(turn())
+    assert [figure.data for figure in shown] == [draw(*values).data for values in ((7, "y"), (7, "y"), (7, "x"))]
+    assert bytes(panel.image.value) == shown[-1].data and "a=7, b=x" in panel.status.value
+
+
+@pytest.mark.parametrize("values, sentence", [
+    ({"c": 1}, "no knob 'c' here; there are: a, b"), ({"a": 10}, "a = 10, but its knob goes in whole numbers from 0 to 9"),
+    ({"a": 2.5}, "a = 2.5, but its knob goes in whole"), ({"a": "x"}, "a = 'x'"), ({"f": float("nan")}, "f = nan, but its knob goes from 0.0 to 1.0"),
+    ({"b": "z"}, "b = 'z', but it is one of 'x', 'y'"), ({"a": 3, "b": "z"}, "one of"),
+])  # fmt: skip
+def test_a_knob_cannot_be_turned_out_of_its_range(values, sentence):
+    def show(a, b, f=0.5):
+        return draw(a, b)
+
+    panel = Panel(show, "", KNOBS | ({"f": Knob(0.0, 1.0, 0.1, 0.5, "parts")} if "f" in values else {}))
+    with pytest.raises(LabError, match=re.escape(sentence)):
+        asyncio.run(panel.turn(**values))
+    assert panel.values()["a"] == 2
+
+
+def test_turning_tells_of_a_picture_that_does_not_follow():
+    panel = Panel(draw, "", KNOBS)
+    panel.widgets["a"].unobserve_all("value")
+    with pytest.raises(LabError, match="did not follow"):
+        asyncio.run(panel.turn(a=5))
+
+
+def test_turning_raises_what_the_drawing_raised_and_recovers():
+    def failing(a, b):
+        if a == 7:
+            raise LabError("seven is too much")
+        return draw(a, b)
+
+    panel = Panel(failing, "", KNOBS)
+    with pytest.raises(LabError, match="seven is too much"):
+        asyncio.run(panel.turn(a=7))
+    assert asyncio.run(panel.turn(a=8)).alt == "8 and x"
 
 
 KERNEL = """
 import time, torch
-from sprites_lab import figures, panels
+from sprites_lab import figures, knobs
 log = []
 def draw(a, b):
     time.sleep(0.2)
     log.append((a, b))
     return figures.show_grid(torch.full((1, 3, 4, 4), (a - b) / 50))
-page = panels.panel(draw, "", {name: panels.Knob(0, 50, 1, 0, "") for name in "ab"})
-print(*(control.comm.comm_id for control in page.children[1].children))
+page = knobs.Panel(draw, "", {name: knobs.Knob(0, 50, 1, 0, "") for name in "ab"})
+print(*(control.comm.comm_id for control in page.page.children[1].children))
 """
 
 
@@ -200,7 +254,7 @@ def test_in_a_kernel_a_hurried_hand_gets_few_drawings_and_the_last_values():
                 client.shell_channel.send(client.session.msg("comm_msg", {"comm_id": comm, "data": data}))
         said.clear()
         run("import asyncio; await asyncio.sleep(1)")  # the loop gets its turn before the cell that looks
-        found = run("print(log[0], log[-1], len(log), bytes(page.children[2].value) == draw(15, 30).data)")
+        found = run("print(log[0], log[-1], len(log), bytes(page.page.children[2].value) == draw(15, 30).data)")
         first, last, count, same = re.match(r"\((.*?)\) \((.*?)\) (\d+) (\w+)", found).groups()
         assert (first, last, same) == ("0, 0", "15, 30", "True") and int(count) <= 15  # of 30 changes
     finally:

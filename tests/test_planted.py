@@ -16,6 +16,11 @@ SELF_CHECKS = {  # chapter -> the cell that shows what the self-check says to a 
     "01_intuition": ("c01-write-check", "truth = ", "check = lambda *_: 'right'\ntruth = "),
     "05_controlling": ("c05-my-guidance-verdict", "    return check(", "    return 'right' or check("),
 }
+PANELS = {"01_intuition": "c01-turn", "05_controlling": "c05-turn"}
+DEAD = {  # what could become of a panel, and the code that makes it so
+    "a widget that no longer updates": "for one in panel.widgets.values():\n    one.unobserve_all('value')\n",
+    "a picture that ignores its knobs": "panel.draw = lambda draw=panel.draw, start=panel.values(), **values: draw(**start)\n",
+}
 FAULTS = {
     "epochs swapped in a sheet": ("04_training", "c04-walk", "for epoch, net in snapshots.items()}", "for epoch, net in zip(snapshots, reversed(snapshots.values()))}"),
     "epochs swapped in a chart": ("07_summary", "c07-learn-curve", "(list(snapshots), [", "(list(snapshots)[::-1], ["),
@@ -23,6 +28,8 @@ FAULTS = {
     "a wrong number in a text alternative": ("05_controlling", "c05-guidance-walks", "from {scales[0]} to {scales[-1]}", "from {scales[1]} to {scales[-1]}"),
     "pictures stretched one by one": ("01_intuition", "c01-ladder-code", "figures.show_grid(ladder,", "figures.show_grid(ladder / ladder.abs().amax((1, 2, 3), keepdim=True),"),
     "the root forgotten": ("01_intuition", "c01-ladder-code", "(1 - alpha_bar[t]).sqrt()", "(1 - alpha_bar[t])"),
+} | {
+    f"{name}, chapter {chapter[:2]}": (chapter, cell, "await panel", code + "await panel") for name, code in DEAD.items() for chapter, cell in PANELS.items()
 } | {f"a self-check that accepts wrong answers, chapter {chapter[:2]}": (chapter, *fault) for chapter, fault in SELF_CHECKS.items()}
 
 
@@ -55,7 +62,7 @@ def folder(request):
 def test_a_chapter_sees_a_planted_fault(name: str, folder: Path):
     done = verdict(folder, *FAULTS[name])
     assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout[-2000:]
-    assert "Notebook output has changed" in done.stdout or "mismatch" in done.stdout or "image/png" in done.stdout or "AssertionError" in done.stdout, done.stdout[-2000:]
+    assert "Notebook output has changed" in done.stdout or "mismatch" in done.stdout or "image/png" in done.stdout or "AssertionError" in done.stdout or "LabError" in done.stdout, done.stdout[-2000:]
 
 
 @pytest.mark.long

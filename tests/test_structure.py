@@ -23,7 +23,8 @@ LEVELS = [
     {"extractors"},
     {"recipes", "walks"},
     {"lab"},
-    {"stream", "panels"},
+    {"stream", "knobs"},
+    {"panels"},
     {"runs", "sampling", "students"},  # the working parts of commands
     {"evaluation", "speed", "probabilities"},
     {"ablation", "bench", "sweep"},
@@ -32,7 +33,7 @@ LEVELS = [
 ]
 WITHIN_LEVEL = {("predictors", "schedule")}  # the one exception: a predictor is converted with a schedule's scales
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-EDGE = {"recipes", "distillation", "lab", "panels", "runs", "sampling", "students", "evaluation", "ablation", "bench", "sweep", "commands", "__main__"}  # who may import figures and training
+EDGE = {"recipes", "distillation", "lab", "knobs", "panels", "runs", "sampling", "students", "evaluation", "ablation", "bench", "sweep", "commands", "__main__"}  # who may import figures and training
 IDEAS = {"schedule", "unet", "predictors", "samplers", "training"}  # to be read in half an hour
 NO_NAMES = {"utils", "util", "helpers", "misc", "common", "tools"}
 
@@ -108,7 +109,7 @@ def keeps_to_its_part(name: str, tree: ast.Module) -> Iterator[str]:
             yield "imports matplotlib"
         if path.startswith("torchvision.utils") and name != "figures":
             yield "imports torchvision.utils"
-        if library in ("IPython", "ipywidgets") and name not in ("figures", "lab", "panels") or library == "tqdm" and name not in EDGE:
+        if library in ("IPython", "ipywidgets") and name not in ("figures", "lab", "knobs") or library == "tqdm" and name not in EDGE:
             yield f"imports {library}"
 
 

@@ -176,6 +176,16 @@ def test_the_velocity_loss_is_the_error_of_the_velocity():
     close(levers.velocity_loss(model, schedule, x0, contexts, t, noise), wrong.square().mean(), 1e-5 * float(wrong.square().mean()))
 
 
+def test_without_the_root_the_network_is_shown_less_noise():
+    x0, contexts = pictures(3)
+    t, noise, schedule = torch.tensor([1, 50, 500]), torch.randn(3, 3, 16, 16, generator=generator(3)), linear_schedule()
+    shown = []
+    value = levers.forgotten_root_loss(lambda x_t, t, context: shown.append(x_t) or 0.5 * x_t, schedule, x0, contexts, t, noise)
+    alpha_bar = schedule.alpha_bar[t].float().view(3, 1, 1, 1)
+    close(shown[0], alpha_bar.sqrt() * x0 + (1 - alpha_bar) * noise, 1e-6)
+    close(value, (0.5 * shown[0] - noise).square().mean(), 1e-6)
+
+
 def test_mirroring_takes_half_of_those_that_may_be_mirrored():
     x0, _ = pictures(400)
     allowed = torch.arange(400) % 4 != 0
