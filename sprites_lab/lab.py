@@ -55,6 +55,13 @@ def check_range(least: float, most: float, *, entries: int = 1, **settings: Any)
             check(f"an entry of {name}" if several else name, number, least, most)
 
 
+def check_names(least: int, **settings: Any) -> None:
+    """LabError, with its name, for a setting of a notebook that is no list or tuple of names, `least` of them or more."""
+    for name, value in settings.items():
+        if not isinstance(value, list | tuple) or len(value) < least or not all(isinstance(one, str) for one in value):
+            raise LabError(f"{name} is {shown(value)}, but must hold {least} or more names, such as ('one', 'another')")
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """The device to work on: cuda, mps or cpu by name, or the best one here for "auto"."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

@@ -12,18 +12,18 @@ import torch
 from PIL import Image, ImageSequence
 from small import pictures, sprite_arrays
 
-from sprites_lab import LabError, figures
+from sprites_lab import LabError, charts, figures
 from sprites_lab.data import to_bytes, to_pictures
 
 LINES = {"one": ([1, 2, 3], [0.1, 0.4, 0.2]), "two": ([1, 2, 3], [0.3, 0.2, 0.1])}
 BLOCKS = {"init": (8, 16), "down1": (8, 8), "up1": (16, 8), "out": (8, 16)}
 CHARTS = {
-    "lines": lambda: figures.show_lines(LINES, "t", "loss", "a title", log_y=True, marks={"here": 2}, levels={"floor": 0.15}),
-    "log lines": lambda: figures.show_lines(LINES, "t", "loss", "a title", log_x=True, spreads={"two": [0.01, 0.02, 0.1]}),
-    "bars": lambda: figures.show_bars({"a": [1, 2], "b": [3, 4]}, ["x", "y"], "count", "a title"),
-    "histograms": lambda: figures.show_histograms({"x_T": torch.linspace(-3, 3, 100)}, "value", "a title"),
-    "maps": lambda: figures.show_maps({"a": torch.eye(4) + 0.1, "b": torch.ones(2, 3)}, "column", "row", "share", log=True),
-    "blocks": lambda: figures.show_blocks(BLOCKS, [("init", "out"), ("down1", "up1")], "a title"),
+    "lines": lambda: charts.show_lines(LINES, "t", "loss", "a title", log_y=True, marks={"here": 2}, levels={"floor": 0.15}),
+    "log lines": lambda: charts.show_lines(LINES, "t", "loss", "a title", log_x=True, spreads={"two": [0.01, 0.02, 0.1]}),
+    "bars": lambda: charts.show_bars({"a": [1, 2], "b": [3, 4]}, ["x", "y"], "count", "a title"),
+    "histograms": lambda: charts.show_histograms({"x_T": torch.linspace(-3, 3, 100)}, "value", "a title"),
+    "maps": lambda: charts.show_maps({"a": torch.eye(4) + 0.1, "b": torch.ones(2, 3)}, "column", "row", "share", log=True),
+    "blocks": lambda: charts.show_blocks(BLOCKS, [("init", "out"), ("down1", "up1")], "a title"),
 }
 
 
@@ -112,7 +112,7 @@ def test_a_chart_is_a_png_of_fixed_size_that_leaves_nothing_behind(chart):
 
 
 def test_a_spread_is_drawn_around_its_own_line_only():
-    plain, spread, other = (figures.show_lines(LINES, "t", "loss", spreads=spreads) for spreads in (None, {"two": [0.1] * 3}, {"three": [0.1] * 3}))
+    plain, spread, other = (charts.show_lines(LINES, "t", "loss", spreads=spreads) for spreads in (None, {"two": [0.1] * 3}, {"three": [0.1] * 3}))
 
     def orange(figure):
         return (np.abs(pixels(figure).astype(int) - [0xE8, 0x78, 0x28]).max(2) < 8).sum()
@@ -121,17 +121,17 @@ def test_a_spread_is_drawn_around_its_own_line_only():
 
 
 def test_a_ranking_has_a_bar_for_each_value_and_grows_with_them():
-    few, many = (figures.show_ranking({f"arm {i}": 10.0 + i for i in range(count)}, "FD", ("course", 12.0)) for count in (3, 12))
+    few, many = (charts.show_ranking({f"arm {i}": 10.0 + i for i in range(count)}, "FD", ("course", 12.0)) for count in (3, 12))
     assert pixels(many).shape[0] > 2 * pixels(few).shape[0] * 0.9 and pixels(few).shape[1] == pixels(many).shape[1] == 700
-    long, short = (figures.show_ranking({"a": value, "b": 10.0}, "FD") for value in (10.0, 2.0))
+    long, short = (charts.show_ranking({"a": value, "b": 10.0}, "FD") for value in (10.0, 2.0))
     blue = [(np.abs(pixels(figure).astype(int) - [0x3C, 0x68, 0xD0]).max(2) < 8)[: pixels(figure).shape[0] // 3].sum() for figure in (long, short)]
     assert blue[0] > 3 * blue[1]  # the first stands on top
 
 
 def test_a_waterfall_names_its_values_and_factors(monkeypatch):
-    drawn, real = [], figures.finish_chart
-    monkeypatch.setattr(figures, "finish_chart", lambda figure, alt: drawn.append(figure) or real(figure, alt))
-    assert figures.show_waterfall({"slow": 30.0, "fast": 3.0, "faster": 1.5}, ["FD 1", "FD 2", "FD 3"], "seconds", alt="falls").data[:4] == b"\x89PNG"
+    drawn, real = [], charts.finish_chart
+    monkeypatch.setattr(charts, "finish_chart", lambda figure, alt: drawn.append(figure) or real(figure, alt))
+    assert charts.show_waterfall({"slow": 30.0, "fast": 3.0, "faster": 1.5}, ["FD 1", "FD 2", "FD 3"], "seconds", alt="falls").data[:4] == b"\x89PNG"
     (axes,) = drawn[0].axes
     assert [bar.get_height() for bar in axes.patches[:3]] == [30.0, 3.0, 1.5] and axes.get_yscale() == "log"
     said = [text.get_text() for text in axes.texts]
@@ -140,16 +140,16 @@ def test_a_waterfall_names_its_values_and_factors(monkeypatch):
 
 
 def test_a_table_is_dark_where_a_row_has_its_counts():
-    figure = pixels(figures.show_table([[90, 10], [0, 5]], ["a", "b"], "asked for", "taken for")).astype(int)
+    figure = pixels(charts.show_table([[90, 10], [0, 5]], ["a", "b"], "asked for", "taken for")).astype(int)
     height, width = figure.shape[:2]
     corners = [figure[height * y // 4, width * x // 4].sum() for y, x in ((1, 2), (1, 3), (2, 2), (2, 3))]
     assert corners[0] < corners[1] and corners[3] < corners[2]
 
 
 def test_maps_share_one_scale_of_colours_and_count_from_where_they_are_told(monkeypatch):
-    drawn, real = [], figures.finish_chart
-    monkeypatch.setattr(figures, "finish_chart", lambda figure, alt: drawn.append(figure) or real(figure, alt))
-    shown = figures.show_maps({"one": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "other": torch.full((3, 5), 10.0)}, "t", "told", "similarity", first=1)
+    drawn, real = [], charts.finish_chart
+    monkeypatch.setattr(charts, "finish_chart", lambda figure, alt: drawn.append(figure) or real(figure, alt))
+    shown = charts.show_maps({"one": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "other": torch.full((3, 5), 10.0)}, "t", "told", "similarity", first=1)
     one, other, bar = drawn[0].axes
     assert shown.alt == "one, beside other" and [axes.get_title() for axes in (one, other)] == ["one", "other"] and bar.get_ylabel() == "similarity"
     assert [axes.images[0].get_clim() for axes in (one, other)] == [(1, 10)] * 2 and one.images[0].get_array().tolist() == [[1, 2], [3, 4]]
@@ -164,8 +164,8 @@ def test_sheets_side_by_side_keep_their_pixels_and_their_order():
 
 
 def test_a_chart_shows_its_values():
-    higher = figures.show_bars({"a": [1, 4]}, ["x", "y"], "count")
-    lower = figures.show_bars({"a": [4, 1]}, ["x", "y"], "count")
+    higher = charts.show_bars({"a": [1, 4]}, ["x", "y"], "count")
+    lower = charts.show_bars({"a": [4, 1]}, ["x", "y"], "count")
 
     def blue(figure):
         painted = (np.abs(pixels(figure).astype(int) - [0x3C, 0x68, 0xD0]).max(2) < 8).sum(0)
@@ -213,10 +213,53 @@ def test_lines_and_bars_differ_by_more_than_colour():
     def grey(figure):
         return np.asarray(Image.open(io.BytesIO(figure.data)).convert("L"), int)
 
-    lines = grey(figures.show_lines({"a": (range(40), [0.0] * 40), "b": (range(40), [1.0] * 40)}, "x", "y"))[:, 200:640] < 230
+    lines = grey(charts.show_lines({"a": (range(40), [0.0] * 40), "b": (range(40), [1.0] * 40)}, "x", "y"))[:, 200:640] < 230
     upper, lower = (lines[part].mean(1).max() for part in (slice(0, 100), slice(150, 245)))  # "b" above, "a" below
     assert lower == 1 and 0.3 < upper < 0.9
-    bars = grey(figures.show_bars({"a": [1.0], "b": [1.0]}, ["x"], "y"))[100:200]
+    bars = grey(charts.show_bars({"a": [1.0], "b": [1.0]}, ["x"], "y"))[100:200]
     left, right = bars[:, 120:250], bars[:, 400:530]
     assert len(np.unique(left)) == 1 and len(np.unique(right)) > 1
-    assert len(set(figures.DASHES)) == len(figures.DASHES) > 3 < len(set(figures.MARKERS)) and len(set(figures.HATCHES)) > 3
+    assert len(set(charts.DASHES)) == len(charts.DASHES) > 3 < len(set(charts.MARKERS)) and len(set(charts.HATCHES)) > 3
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Every chart as matplotlib's figure, in place of its PNG."""
+    monkeypatch.setattr(charts, "finish_chart", lambda figure, alt: figure)
+    yield
+    plt.close("all")
+
+
+FALLING = {"a": (range(10), [10.0 - x for x in range(10)])}  # from the upper left to the lower right
+
+
+@pytest.mark.parametrize("level, side", [(9.5, "right"), (0.6, "left"), (20.0, "left")])
+def test_the_name_of_a_level_stands_where_no_line_goes_through_it(drawn, level, side):
+    figure = charts.show_lines(FALLING, "x", "y", levels={"as good as it gets": level})
+    (note,) = figure.axes[0].texts
+    assert note.get_ha() == side and not charts.covers(figure, note, figure.axes[0].lines[:1])
+
+
+def test_a_level_that_is_met_at_both_ends_has_its_name_between(drawn):
+    valley = {"a": (range(11), [abs(x - 5) for x in range(11)])}
+    figure = charts.show_lines(valley, "x", "y", levels={"the edge": 4.7})
+    (note,) = figure.axes[0].texts
+    assert note.get_ha() == "center" and not charts.covers(figure, note, figure.axes[0].lines[:1])
+
+
+def test_names_of_lines_stand_above_the_chart_where_they_would_cover_something(drawn):
+    roomy = charts.show_lines({name: (range(10), [y] * 10) for name, y in {"a": 0.0, "b": 1.0}.items()}, "x", "y")
+    assert roomy.axes[0].get_legend() and not roomy.legends
+    full = charts.show_lines({f"line {y}": (range(10), [y] * 10) for y in range(12)}, "x", "y")
+    assert not full.axes[0].get_legend() and len(full.legends[0].get_texts()) == 12
+    marked = charts.show_lines({"a": (range(100), range(100)), "b": (range(100), range(100))}, "x", "y", marks={str(x): x for x in range(0, 100, 9)})
+    assert marked.legends and not marked.axes[0].get_legend()
+
+
+@pytest.mark.parametrize("names, columns", [(["a", "b", "c"], 3), (["a name of thirty letters " + i for i in "abcd"], 2)])
+def test_names_above_the_chart_fit_its_width(drawn, names, columns):
+    figure = charts.show_lines({name: (range(10), [y + x % 2 * 5 for x in range(10)]) for y, name in enumerate(names)}, "x", "y", marks={str(x): x for x in range(10)})
+    (legend,) = figure.legends
+    figure.draw_without_rendering()
+    box = legend.get_window_extent()
+    assert legend._ncols == columns and 0 <= box.x0 < box.x1 <= figure.bbox.width and box.y0 >= figure.axes[0].bbox.y1

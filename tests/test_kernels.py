@@ -186,7 +186,7 @@ def test_a_folder_in_which_a_notebook_trains_is_refused_until_it_is_stopped(kern
 
 PATIENCE = 0.3  # seconds until a cell is stopped
 SENTENCE = "Run > Run All Above Selected Cell"
-WARM = "from sprites_lab import figures, evaluation; figures.show_lines({'a': ([0, 1], [0, 1])}, 'x', 'y', alt='a')"
+WARM = "from sprites_lab import charts, evaluation; charts.show_lines({'a': ([0, 1], [0, 1])}, 'x', 'y', alt='a')"
 ALLOWED = {  # what else may happen, in 2 cells of 70 orders with 902 cells
     ("c07-museum-gallery", "RuntimeError"),  # the gallery is still empty
 }

@@ -133,7 +133,7 @@ BAD = {  # chapter -> (a parameter, a value that cannot be meant, what the sente
     ],
     "07_summary": [
         ("per_class", 0, "per_class is 0,"), ("seed", -1, "seed is -1,"), ("levels", [501], "an entry of levels is 501,"), ("num_steps", 501, "num_steps is 501,"),
-        ("yardsticks", ("hope",), "no yardstick 'hope'"), ("scores", {"beauty": 1}, "no score 'beauty'"), ("kinds", ("frog", "toaster"), "no kind 'toaster'"), ("own_epochs", 0, "epochs is 0,"),
+        ("yardsticks", ("hope",), "no yardstick 'hope'"), ("yardsticks", (), "yardsticks is (),"), ("wishes", ("food",), "wishes is ('food',), but must hold 2"), ("kinds", "mage", "kinds is 'mage', but"), ("scores", {"beauty": 1}, "no score 'beauty'"), ("kinds", ("frog", "toaster"), "no kind 'toaster'"), ("own_epochs", 0, "epochs is 0,"),
     ],
 }  # fmt: skip
 

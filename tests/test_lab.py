@@ -59,6 +59,13 @@ def test_a_list_of_settings_may_need_several_entries():
         lab.check_range(0, 5, entries=2, pixel=(3,))
 
 
+@pytest.mark.parametrize("names", [(), "mage", ("mage",), ("mage", 3), None, 5])
+def test_names_are_a_list_of_words(names):
+    lab.check_names(2, kinds=("mage", "frog"), others=["a", "b", "c"])
+    with pytest.raises(LabError, match="kinds is .*, but must hold 2 or more names"):
+        lab.check_names(2, wishes=("a", "b"), kinds=names)
+
+
 def test_settings_between_floats_need_not_be_whole():
     lab.check_range(0.0, 1.0, eta=0.5, etas=[0, 1, 0.25])
     with pytest.raises(LabError, match="^an entry of etas is 1.5, but must be a number from 0 to 1$"):

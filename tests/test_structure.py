@@ -17,7 +17,7 @@ LEVELS = [
     {"errors", "chance"},
     {"gates", "pickle_program", "settings", "quiz"},
     {"schedule", "muon", "unet", "predictors", "data", "neighbours", "figures", "team", "png", "grids", "splits"},
-    {"spacing", "start", "levers"},
+    {"spacing", "start", "levers", "charts"},
     {"samplers", "training", "checkpoints", "observer", "likelihood", "metrics", "runtime", "own_sprites", "original_sprites"},
     {"classifier", "solvers", "distillation", "original_lab", "locks", "editing", "audit"},
     {"extractors"},
@@ -83,7 +83,7 @@ def imports_go_down(name: str, tree: ast.Module) -> Iterator[str]:
     if name.startswith("drawing"):
         yield from (f"imports {other or 'the package itself'}" for other, _ in own_imports(tree) if other not in ("errors", "drawing"))
     elif name == "__init__":
-        yield from (f"imports {other}" for other, _ in own_imports(tree) if other in {"figures", "drawing"} | EDGE)
+        yield from (f"imports {other}" for other, _ in own_imports(tree) if other in {"figures", "charts", "drawing"} | EDGE)
     else:
         for other, lazy in own_imports(tree):
             if other == "drawing":
@@ -101,11 +101,11 @@ def keeps_to_its_part(name: str, tree: ast.Module) -> Iterator[str]:
     for other, _ in own_imports(tree):
         if name in ("samplers", "training") and other == "unet":
             yield "imports unet: it must work with any predictor"
-        if other == "figures" and name not in EDGE or other == "training" and name not in EDGE | {"__init__"}:
+        if other in ("figures", "charts") and name not in EDGE | {"charts"} or other == "training" and name not in EDGE | {"__init__"}:
             yield f"imports {other}, so {other} could no longer be deleted"
     for path, _ in imports(tree):
         library = path.split(".")[0]
-        if library in ("matplotlib", "pylab") and name != "figures":
+        if library in ("matplotlib", "pylab") and name != "charts":
             yield "imports matplotlib"
         if path.startswith("torchvision.utils") and name != "figures":
             yield "imports torchvision.utils"
@@ -231,6 +231,7 @@ def test_rule(rule: Callable, name: str):
     (imports_go_down, "__init__", "from sprites_lab import lab"),
     (keeps_to_its_part, "training", "from sprites_lab.unet import ContextUnet"),
     (keeps_to_its_part, "metrics", "from sprites_lab import figures"),
+    (keeps_to_its_part, "samplers", "from sprites_lab import charts"),
     (keeps_to_its_part, "likelihood", "from sprites_lab.training import train"),
     (keeps_to_its_part, "metrics", "import matplotlib.pyplot as plt"),
     (keeps_to_its_part, "metrics", "from torchvision.utils import make_grid"),
