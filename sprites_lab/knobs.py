@@ -1,7 +1,7 @@
 """Pages that follow a hand: a few controls, one picture, and a line that says what is shown. Turn one knob, see what it does.
 
 The picture is always that of the last values, however fast they came. On a stored page (GitHub, the book, the checks of the
-notebooks) it stands alone; `turn` does there, in code, what a hand does to the controls.
+notebooks) it stands alone; `look` does there, in code, what a hand does to the controls.
 """
 
 import asyncio
@@ -86,22 +86,30 @@ class Panel:
         """What IPython asks for: the controls and the picture, alive; on a stored page the picture alone."""
         return (self.figure if lab.static() else self.page)._repr_mimebundle_(include=include, exclude=exclude)
 
-    async def turn(self, **values: Any) -> Figure:
-        """Move controls as a hand would, wait for the picture, and hand it over: await page.turn(seed=3).
+    async def look(self, **values: Any) -> Figure:
+        """The picture that these values bring: await panel.look(seed=3). The controls move as under a hand, and then back.
 
-        LabError for a name that is no control here, for a value out of its range, and for a picture that did not follow.
+        LabError for a name that is no control here, for a value out of its range, and for a picture that does not follow.
         """
         for name, value in values.items():
             if name not in self.controls:
                 raise LabError(f"there is no knob '{name}' here; there are: {', '.join(self.controls)}")
             self.controls[name].check(name, value)
+        before = self.values()
+        try:
+            await self.move(values)
+            if self.shown != self.values() or self.failed:
+                raise LabError(self.failed or "the knobs moved and the picture did not follow; draw it again by running its cell")
+            return self.figure
+        finally:
+            await self.move(before)
+
+    async def move(self, values: dict[str, Any]) -> None:
+        """Set controls and wait until the picture is drawn."""
         for name, value in values.items():
             self.widgets[name].value = value
         while self.waiting:
             await asyncio.sleep(SETTLE)
-        if self.shown != self.values() or self.failed:
-            raise LabError(self.failed or "the knobs moved and the picture did not follow; draw it again by running its cell")
-        return self.figure
 
     def values(self) -> dict[str, Any]:
         """The values of all controls, now."""

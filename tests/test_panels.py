@@ -177,16 +177,19 @@ def test_an_error_of_the_first_drawing_is_the_cells(live):
 
 
 @pytest.mark.parametrize("static", ["0", "1"])
-def test_a_turned_panel_hands_over_the_picture_of_the_new_values(monkeypatch, static):
+def test_a_look_is_the_picture_of_the_values_and_leaves_the_knobs_as_they_were(monkeypatch, static):
     monkeypatch.setenv("SPRITES_LAB_STATIC", static)
-    panel = Panel(draw, "", KNOBS)
+    log, turned = [], []
+    panel = Panel(counted(log), "", KNOBS)
+    panel.widgets["a"].observe(lambda change: turned.append(change.new), "value")
 
-    async def turn():
-        return [await panel.turn(a=7, b="y"), await panel.turn(), await panel.turn(b="x")]
+    async def look():
+        return [await panel.look(a=7, b="y"), await panel.look(), await panel.look(b="y")]
 
-    shown = asyncio.run(turn())
-    assert [figure.data for figure in shown] == [draw(*values).data for values in ((7, "y"), (7, "y"), (7, "x"))]
-    assert bytes(panel.image.value) == shown[-1].data and "a=7, b=x" in panel.status.value
+    shown = asyncio.run(look())
+    assert [figure.data for figure in shown] == [draw(*values).data for values in ((7, "y"), (2, "x"), (2, "y"))]
+    assert turned == [7, 2] and log == [(2, "x"), (7, "y"), (2, "x"), (2, "y"), (2, "x")]
+    assert bytes(panel.image.value) == draw(2, "x").data and "a=2, b=x" in panel.status.value
 
 
 @pytest.mark.parametrize("values, sentence", [
@@ -200,18 +203,18 @@ def test_a_knob_cannot_be_turned_out_of_its_range(values, sentence):
 
     panel = Panel(show, "", KNOBS | ({"f": Knob(0.0, 1.0, 0.1, 0.5, "parts")} if "f" in values else {}))
     with pytest.raises(LabError, match=re.escape(sentence)):
-        asyncio.run(panel.turn(**values))
+        asyncio.run(panel.look(**values))
     assert panel.values()["a"] == 2
 
 
-def test_turning_tells_of_a_picture_that_does_not_follow():
+def test_looking_tells_of_a_picture_that_does_not_follow():
     panel = Panel(draw, "", KNOBS)
     panel.widgets["a"].unobserve_all("value")
     with pytest.raises(LabError, match="did not follow"):
-        asyncio.run(panel.turn(a=5))
+        asyncio.run(panel.look(a=5))
 
 
-def test_turning_raises_what_the_drawing_raised_and_recovers():
+def test_looking_raises_what_the_drawing_raised_and_recovers():
     def failing(a, b):
         if a == 7:
             raise LabError("seven is too much")
@@ -219,8 +222,9 @@ def test_turning_raises_what_the_drawing_raised_and_recovers():
 
     panel = Panel(failing, "", KNOBS)
     with pytest.raises(LabError, match="seven is too much"):
-        asyncio.run(panel.turn(a=7))
-    assert asyncio.run(panel.turn(a=8)).alt == "8 and x"
+        asyncio.run(panel.look(a=7))
+    assert panel.values()["a"] == 2 and bytes(panel.image.value) == draw(2, "x").data and "seven" not in panel.status.value
+    assert asyncio.run(panel.look(a=8)).alt == "8 and x"
 
 
 KERNEL = """
